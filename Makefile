@@ -1,0 +1,74 @@
+# Every verb does its own set-up: Python 3.11 or 3.12, make and git are all that must be there.
+PROFILE ?= mini
+SEED ?= 0
+NB ?=
+SET ?=
+PYTHON ?= $(shell for p in python3.11 python3 python3.12; do \
+	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' 2>/dev/null \
+	&& echo $$p && break; done)
+
+BIN := .venv/bin
+STAMP := .venv/.stamp
+RUN := $(BIN)/python -m nanosd_lib.runner
+CHOICE = --profile '$(PROFILE)' --seed '$(SEED)' $(foreach s,$(SET),--set '$(s)')
+LOCK = $(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 \
+	--all-extras --custom-compile-command 'make lock' pyproject.toml -o requirements.lock
+
+.DEFAULT_GOAL := help
+.PHONY: help env test reproduce run lab teacher reference bench lock clean
+
+help:  ## list the verbs
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
+	@echo "  variables: PROFILE=mini (smoke, mini, sd15)  SEED=0  NB=03  SET='fwkd.steps=10'"
+
+env: $(STAMP)  ## install everything in .venv (once; again when the lock changes)
+
+# uv comes first, at the version and with the hashes in the lock; then uv installs the whole lock.
+$(STAMP): requirements.lock pyproject.toml
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or 3.12 is needed: install it, or name it with" \
+		"make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' 2>/dev/null || { \
+		echo "Python 3.11 or 3.12 is needed, and $(PYTHON) is not one of them" >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@sed -n '/^uv==/,/[^\\]$$/p' requirements.lock > .venv/uv.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+		--require-hashes -r .venv/uv.lock
+	@if [ "$$(stat -c %d "$$($(BIN)/uv cache dir)" 2>/dev/null)" != "$$(stat -c %d .venv)" ]; then \
+		export UV_LINK_MODE=copy; fi; \
+	VIRTUAL_ENV=.venv $(BIN)/uv pip sync --quiet --require-hashes requirements.lock && \
+	VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet --no-deps --no-build-isolation -e .
+	@$(BIN)/python -m ipykernel install --sys-prefix --name nanosd \
+		--display-name "Python (nanosd)" >/dev/null
+	@touch $(STAMP)
+	@echo "the environment is ready in .venv"
+
+test: $(STAMP)  ## check the style, run the unit tests and the end-to-end smoke run
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	HF_HUB_OFFLINE=1 PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest
+
+reproduce: $(STAMP)  ## execute every notebook: PROFILE=mini SEED=0
+	@$(RUN) reproduce $(CHOICE)
+
+run: $(STAMP)  ## execute one notebook: NB=03 PROFILE=mini
+	@$(RUN) run --nb '$(NB)' $(CHOICE)
+
+lab: $(STAMP)  ## open JupyterLab on the notebooks
+	@$(BIN)/python -m jupyterlab --notebook-dir=notebooks \
+		--MappingKernelManager.default_kernel_name=nanosd
+
+teacher: $(STAMP)  ## train sd-mini from nothing (hours; resumes where it stopped)
+	@$(BIN)/python -m nanosd_lib.teacher
+
+reference: $(STAMP)  ## copy a finished mini run to results/reference and refresh the README
+	@$(BIN)/python -m nanosd_lib.reference
+
+bench: $(STAMP)  ## run every benchmark
+	@set -e; for b in benchmarks/*.py; do echo "$$b"; $(BIN)/python "$$b"; done
+
+lock: $(STAMP)  ## bring requirements.lock in line with pyproject.toml (versions stay where they can)
+	$(LOCK)
+
+clean:  ## remove the environment and the caches; results stay
+	rm -rf .venv .pytest_cache .ruff_cache *.egg-info build
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,215 @@
+"""What a network costs: parameters and multiply-adds counted by torch on the meta device, latency
+measured here.
+
+Rows are measured in turns (row 1, row 2, ..., row 1, ...), so that a noisy machine cannot favour
+one of them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+from diffusers import UNet2DConditionModel
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+from tqdm.auto import tqdm
+
+from nanosd_lib import surgery
+from nanosd_lib.arch import BASE, CHOICES, STAGES, Arch
+
+SD15 = dict(  # Stable Diffusion 1.5's U-Net, as its public configuration states it
+    sample_size=64,
+    block_out_channels=(320, 640, 1280, 1280),
+    cross_attention_dim=768,
+    attention_head_dim=8,
+    norm_num_groups=32,
+)
+TOKENS = 77
+
+
+def sd15() -> UNet2DConditionModel:
+    """SD 1.5's U-Net at full size on the meta device: shapes and counts, no memory."""
+    with torch.device("meta"):
+        return UNet2DConditionModel(**SD15)
+
+
+def on_meta(unet: UNet2DConditionModel) -> UNet2DConditionModel:
+    """The same network without memory, for counting."""
+    with torch.device("meta"):
+        return UNet2DConditionModel.from_config(unet.config)
+
+
+def parameters(module: nn.Module) -> int:
+    """Number of parameters."""
+    return sum(p.numel() for p in module.parameters())
+
+
+def _flops(run: Callable[[], object]) -> tuple[float, float]:
+    """Multiply-adds (convolution and linear, attention products) of a call, in G."""
+    with FlopCounterMode(display=False) as counter:
+        run()
+    by_op = counter.get_flop_counts()["Global"]
+    attention = sum(v for k, v in by_op.items() if "bmm" in str(k) or "attention" in str(k))
+    return (sum(by_op.values()) - attention) / 2e9, attention / 2e9
+
+
+def gmac(unet: UNet2DConditionModel, tokens: int = TOKENS) -> tuple[float, float]:
+    """(convolution and linear, attention products) of one forward pass in G multiply-adds; unet on
+    meta.
+    """
+    size, d = unet.config.sample_size, unet.config.cross_attention_dim
+    x = torch.empty(1, unet.config.in_channels, size, size, device="meta")
+    text = torch.empty(1, tokens, d, device="meta")
+    return _flops(lambda: unet(x, torch.empty(1, device="meta"), encoder_hidden_states=text))
+
+
+# ------------------------------------------------------------------------------------------- stages
+
+
+def stage_inputs(
+    unet: UNet2DConditionModel, stage: str, batch: int, tokens: int = TOKENS, device: str = "cpu"
+) -> dict:
+    """Random keyword arguments a stage of this U-Net is called with: hidden states, skips, time and
+    text.
+    """
+    w, size, i = unet.config.block_out_channels, unet.config.sample_size, surgery.STAGE_DEPTH[stage]
+    g = torch.Generator().manual_seed(0)
+
+    def make(*shape: int) -> torch.Tensor:
+        if device == "meta":
+            return torch.empty(*shape, device=device)
+        return torch.randn(*shape, generator=g, device="cpu").to(device)
+
+    side = size >> i
+    kwargs = {
+        "temb": make(batch, 4 * w[0]),
+        "encoder_hidden_states": make(batch, tokens, unet.config.cross_attention_dim),
+    }
+    if stage[0] == "E":
+        return kwargs | {"hidden_states": make(batch, w[max(i - 1, 0)], side, side)}
+    skips = (w[max(i - 1, 0)], w[i], w[i])
+    return kwargs | {
+        "hidden_states": make(batch, w[min(i + 1, 3)], side, side),
+        "res_hidden_states_tuple": tuple(make(batch, c, side, side) for c in skips),
+    }
+
+
+def stage_table(teacher: UNet2DConditionModel, tokens: int = TOKENS) -> pd.DataFrame:
+    """One row for each of the 36 (stage, code): parameters and multiply-adds; teacher on the meta
+    device.
+    """
+    rows = []
+    for stage in STAGES:
+        inputs = stage_inputs(teacher, stage, 1, tokens, "meta")
+        for code in CHOICES[stage]:
+            net = surgery.student(Arch(**(BASE | {stage: code})), teacher).stage(stage)
+            linear, attention = _flops(lambda net=net, inputs=inputs: net(**inputs))
+            rows.append((stage, code, parameters(net), linear, attention))
+    return pd.DataFrame(rows, columns=["stage", "code", "params", "gmac_linear", "gmac_attention"])
+
+
+def counts(
+    archs: dict[str, Arch], teacher: UNet2DConditionModel, tokens: int = TOKENS
+) -> pd.DataFrame:
+    """model, arch, params and multiply-adds of whole networks; teacher on the meta device."""
+    rows = []
+    for name, a in archs.items():
+        net = surgery.student(a, teacher)
+        rows.append((name, str(a), parameters(net), *gmac(net, tokens)))
+    return pd.DataFrame(rows, columns=["model", "arch", "params", "gmac_linear", "gmac_attention"])
+
+
+def sd15_counts(archs: dict[str, str]) -> dict:
+    """Both tables at SD 1.5's width: the 36 stage rows, and whole networks by name."""
+    teacher = sd15()
+    networks = counts({k: Arch.parse(a) for k, a in archs.items()}, teacher)
+    return {"stages": stage_table(teacher), "networks": networks}
+
+
+# ------------------------------------------------------------------------------------------ latency
+
+
+def measure(calls: dict[str, Callable[[], object]], repeats: int, warmup: int) -> pd.DataFrame:
+    """Latency of each call in ms, in turns: name, ms_median, ms_low, ms_high (quartiles)."""
+    times: dict[str, list[float]] = {k: [] for k in calls}
+    for k in range(warmup + repeats):
+        order = list(calls) if k % 2 else list(calls)[::-1]
+        for name in tqdm(order, desc=f"profile {k + 1}/{warmup + repeats}", leave=False):
+            began = time.perf_counter()
+            calls[name]()
+            times[name].append((time.perf_counter() - began) * 1e3)
+    q = {k: np.percentile(v[warmup:], [50, 25, 75]) for k, v in times.items()}
+    return pd.DataFrame(
+        [(k, *v) for k, v in q.items()], columns=["name", "ms_median", "ms_low", "ms_high"]
+    )
+
+
+def _call(net: nn.Module, kwargs: dict) -> Callable[[], object]:
+    def run() -> object:
+        with torch.no_grad():
+            return net(**kwargs)
+
+    return run
+
+
+def _network_inputs(unet: UNet2DConditionModel, batch: int, tokens: int) -> dict:
+    size = unet.config.sample_size
+    g = torch.Generator().manual_seed(0)
+    return {
+        "sample": torch.randn(batch, unet.config.in_channels, size, size, generator=g),
+        "timestep": torch.full((batch,), 500),
+        "encoder_hidden_states": torch.randn(
+            batch, tokens, unet.config.cross_attention_dim, generator=g
+        ),
+    }
+
+
+def profile_stages(
+    teacher: UNet2DConditionModel, batch: int, tokens: int, repeats: int, warmup: int
+) -> dict:
+    """Latency of all 36 stages on this machine (PyTorch eager), and of what no choice changes, as
+    stage "rest".
+
+    "rest" is the original six-stage network minus its stages: conv_in, time embedding, output
+    layers, glue.
+    """
+    calls = {}
+    for stage in STAGES:
+        inputs = stage_inputs(teacher, stage, batch, tokens)
+        for code in CHOICES[stage]:
+            calls[f"{stage}:{code}"] = _call(surgery.surrogate(stage, code, teacher).eval(), inputs)
+    whole = surgery.student(Arch(**BASE), teacher)
+    calls["whole"] = _call(whole, _network_inputs(whole, batch, tokens))
+    df = measure(calls, repeats, warmup).set_index("name")
+    base = sum(df.ms_median[f"{s}:{c}"] for s, c in BASE.items())
+    df.loc["rest:"] = (df.ms_median["whole"] - base, np.nan, np.nan)
+    df = df.drop("whole").reset_index()
+    df[["stage", "code"]] = df.name.str.split(":", expand=True)
+    return {"table": df[["stage", "code", "ms_median", "ms_low", "ms_high"]]}
+
+
+def profile_networks(
+    teacher: UNet2DConditionModel,
+    archs: dict[str, str],
+    batch: int,
+    tokens: int,
+    repeats: int,
+    warmup: int,
+) -> dict:
+    """Latency of whole networks, measured in turns."""
+    nets = {name: surgery.student(a, teacher) for name, a in archs.items()}
+    calls = {k: _call(n, _network_inputs(n, batch, tokens)) for k, n in nets.items()}
+    return {"table": measure(calls, repeats, warmup)}
+
+
+def additive(archs: Sequence[Arch], stages: pd.DataFrame, column: str) -> np.ndarray:
+    """Sum of a stage table's column over each network's six stages and, where there is one, the row
+    "rest".
+    """
+    value = stages.set_index(["stage", "code"])[column].to_dict()
+    rest = value.get(("rest", ""), 0.0)
+    return np.array([rest + sum(value[s, getattr(a, s)] for s in STAGES) for a in archs])

@@ -1,0 +1,112 @@
+"""What the experiments train and measure on: latents and text embeddings of miniworld, under a
+teacher's own encoders.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from diffusers import StableDiffusionPipeline
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from nanosd_lib import miniworld
+
+SEEDS = {"train": 101, "heldout": 202, "prompts": 303}  # never the seed the teacher was trained on
+
+
+@dataclass(frozen=True)
+class Latents:
+    """Scaled latents (N, 4, h, w), text embeddings (N, T, D), and the embedding of the empty prompt
+    (1, T, D).
+    """
+
+    z: Tensor
+    text: Tensor
+    empty: Tensor
+
+    def __len__(self) -> int:
+        return len(self.z)
+
+
+@torch.no_grad()
+def embed(pipe: StableDiffusionPipeline, prompts: list[str]) -> Tensor:
+    """Last hidden state (N, T, D) of the pipeline's text encoder."""
+    ids = pipe.tokenizer(
+        prompts,
+        padding="max_length",
+        max_length=pipe.tokenizer.model_max_length,
+        truncation=True,
+        return_tensors="pt",
+    ).input_ids
+    return torch.cat(
+        [pipe.text_encoder(i.to(pipe.device)).last_hidden_state for i in ids.split(256)]
+    )
+
+
+@torch.no_grad()
+def encode(pipe: StableDiffusionPipeline, pictures: Tensor, batch: int = 64) -> Tensor:
+    """Scaled latent means of pictures (N, 3, H, W) in [-1, 1]."""
+    parts = tqdm(pictures.split(batch), desc="encode", leave=False)
+    z = torch.cat(
+        [pipe.vae.encode(x.to(pipe.device, pipe.vae.dtype)).latent_dist.mean for x in parts]
+    )
+    return z * pipe.vae.config.scaling_factor
+
+
+def pictures(split: str, scenes: int, crops: int, seed: int) -> tuple[Tensor, list[str]]:
+    """Renders, then photograph crops of the split ("train" or "heldout"), resized to nothing:
+    64x64, with captions.
+    """
+    batch = miniworld.sample(scenes, SEEDS[split] + 1000 * seed)
+    x, text = miniworld.render(batch, progress=True)[0], miniworld.captions(batch)
+    if crops:
+        patch, patch_text = miniworld.crops(split, crops, SEEDS[split] + 1000 * seed)
+        x, text = torch.cat([x, patch]), text + patch_text
+    return x, text
+
+
+def latents(
+    pipe: StableDiffusionPipeline, split: str, scenes: int, crops: int, seed: int
+) -> dict[str, Tensor]:
+    """`Latents` of a split as plain tensors, pictures brought to the size the teacher works at."""
+    x, text = pictures(split, scenes, crops, seed)
+    side = pipe.unet.config.sample_size * pipe.vae_scale_factor
+    if x.shape[-1] != side:
+        x = torch.nn.functional.interpolate(x, (side, side), mode="bicubic").clamp(-1, 1)
+    return {
+        "latents": {"z": encode(pipe, x), "text": embed(pipe, text), "empty": embed(pipe, [""])}
+    }
+
+
+def of(artifact) -> Latents:
+    """The `Latents` in a finished latents stage."""
+    return Latents(**{k: artifact["latents"][k] for k in ("z", "text", "empty")})
+
+
+def prompts(n: int, seed: int, objects: int | None = None) -> list[str]:
+    """n captions that no split holds: what images are generated from."""
+    return miniworld.scene_prompts(n, SEEDS["prompts"] + 1000 * seed, objects)
+
+
+def noisy(
+    data: Latents, scheduler, batch: int, g: torch.Generator, drop: float = 0.1
+) -> dict[str, Tensor]:
+    """One diffusion batch: x_t, t uniform in the schedule, text (10 % empty) and the noise.
+
+    The paper does not say which timesteps FwKD sees; uniform is the diffusion loss's own choice.
+    """
+    i = torch.randint(len(data), (batch,), generator=g)
+    t = torch.randint(scheduler.config.num_train_timesteps, (batch,), generator=g)
+    noise = torch.randn(batch, *data.z.shape[1:], generator=g)
+    empty = torch.rand(batch, 1, 1, generator=g) < drop
+    z, device = data.z[i].cpu(), data.z.device
+    x = scheduler.add_noise(z, noise, t)
+    text = torch.where(empty.to(device), data.empty, data.text[i])
+    return {
+        "x": x.to(device, data.z.dtype),
+        "t": t.to(device),
+        "text": text,
+        "noise": noise.to(device, data.z.dtype),
+    }

@@ -1,0 +1,189 @@
+"""Image quality without training: tAFID, the Frechet distance between a student's and the teacher's
+images.
+
+Paper, search step: both generate from the same prompts and the same noise. Every number names its
+protocol; the plain name tAFID is kept for Inception features, numbers over other features say
+which.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from nanosd_lib.judges import AttributeClassifier
+
+ROOT = Path(__file__).parents[1]
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How images were made and looked at; `str` is what a table's protocol column says."""
+
+    features: str
+    images: int
+    steps: int
+    guidance: float
+    seed: int
+
+    def __str__(self) -> str:
+        how = f"{self.steps} steps, cfg {self.guidance:g}, seed {self.seed}"
+        return f"{self.features}, n={self.images}, {how}"
+
+
+def load_teacher(
+    path: str, dtype: str = "float32", device: str = "cpu", **kwargs
+) -> StableDiffusionPipeline:
+    """The teacher's pipeline from a folder or the hub, with DPM-Solver++ 2M for sampling in few
+    steps.
+    """
+    where = ROOT / path if (ROOT / path).is_dir() else path
+    pipe = StableDiffusionPipeline.from_pretrained(
+        where,
+        dtype=getattr(torch, dtype),
+        use_safetensors=True,
+        safety_checker=None,
+        requires_safety_checker=False,
+        **kwargs,
+    ).to(device)
+    pipe.scheduler = DPMSolverMultistepScheduler.from_config(pipe.scheduler.config)
+    pipe.set_progress_bar_config(disable=True)
+    for net in (pipe.unet, pipe.vae, pipe.text_encoder):
+        net.eval().requires_grad_(False)
+    return pipe
+
+
+def with_unet(pipe: StableDiffusionPipeline, unet: UNet2DConditionModel) -> StableDiffusionPipeline:
+    """The same pipeline around another U-Net; nothing is copied."""
+    other = StableDiffusionPipeline(
+        **(pipe.components | {"unet": unet}), requires_safety_checker=False
+    )
+    other.set_progress_bar_config(disable=True)
+    return other
+
+
+def noise(pipe: StableDiffusionPipeline, n: int, seed: int) -> Tensor:
+    """Initial latents (n, 4, h, w): image i depends on (seed, i) alone, whatever the batch size."""
+    size, c = pipe.unet.config.sample_size, pipe.unet.config.in_channels
+    draws = [torch.Generator().manual_seed(seed * 100_003 + i) for i in range(n)]
+    return torch.cat([torch.randn(1, c, size, size, generator=g) for g in draws])
+
+
+@torch.no_grad()
+def generate(
+    pipe: StableDiffusionPipeline,
+    prompts: list[str],
+    protocol: Protocol,
+    batch: int = 64,
+    desc: str = "images",
+    z: Tensor | None = None,
+) -> Tensor:
+    """Images (N, 3, H, W) in [-1, 1], image i from noise (protocol.seed, i) or from the given
+    latents z.
+    """
+    z = noise(pipe, len(prompts), protocol.seed) if z is None else z
+    z, out = z.to(pipe.device, pipe.unet.dtype), []
+    for i in tqdm(range(0, len(prompts), batch), desc=desc, leave=False):
+        made = pipe(
+            prompts[i : i + batch],
+            latents=z[i : i + batch],
+            num_inference_steps=protocol.steps,
+            guidance_scale=protocol.guidance,
+            output_type="pt",
+        )
+        out.append(made.images.float().cpu())
+    return torch.cat(out) * 2 - 1
+
+
+# ----------------------------------------------------------------------------------------- features
+
+
+def extractor(name: str) -> Callable[[Tensor], Tensor]:
+    """Pictures (N, 3, H, W) in [-1, 1] -> features (N, D): "mini-clip" (D = 64) or "inception-2015"
+    (D = 2048).
+
+    Raises FileNotFoundError where the weights are not on this machine; nothing is downloaded here.
+    """
+    if name == "mini-clip":
+        from transformers import CLIPModel
+
+        folder = ROOT / "data" / "mini-clip"
+        if not folder.is_dir():
+            raise FileNotFoundError(
+                "data/mini-clip is missing: bring it back with `git checkout data/mini-clip`"
+            )
+        net = CLIPModel.from_pretrained(folder, dtype=torch.float32).eval().requires_grad_(False)
+        return lambda x: net.get_image_features(x).pooler_output
+    if name == "inception-2015":
+        return _inception()
+    raise ValueError(f"features {name!r}: use mini-clip or inception-2015")
+
+
+def _inception() -> Callable[[Tensor], Tensor]:
+    from cleanfid.features import build_feature_extractor
+
+    if not Path("/tmp/inception-2015-12-05.pt").exists():  # where clean-fid 0.1.35 looks for it
+        raise FileNotFoundError(
+            "features inception-2015: clean-fid's weights are not cached;"
+            " run clean-fid once online, or use mini-clip"
+        )
+    net = build_feature_extractor("clean", device=torch.device("cpu"), use_dataparallel=False)
+    return lambda x: torch.as_tensor(net((x + 1) * 127.5))
+
+
+@torch.no_grad()
+def features(look: Callable[[Tensor], Tensor], pictures: Tensor, batch: int = 128) -> Tensor:
+    """Features (N, D) in float64."""
+    return torch.cat([look(x) for x in pictures.split(batch)]).double()
+
+
+def frechet(a: Tensor, b: Tensor) -> float:
+    """Frechet distance between two feature sets (N, D), (M, D): clean-fid's own implementation."""
+    from cleanfid.fid import frechet_distance
+
+    (ma, ca), (mb, cb) = ((f.numpy().mean(0), np.cov(f.numpy(), rowvar=False)) for f in (a, b))
+    return float(frechet_distance(ma, ca, mb, cb))
+
+
+def cosine(a: Tensor, b: Tensor) -> float:
+    """Mean cosine similarity of paired features (N, D)."""
+    return float(torch.nn.functional.cosine_similarity(a, b).mean())
+
+
+def psnr(a: Tensor, b: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio in dB of each pair of pictures (N, 3, H, W) in [-1, 1]."""
+    return -10 * torch.log10(((a - b) / 2).pow(2).mean((1, 2, 3)).clamp_min(1e-10))
+
+
+def classifier() -> AttributeClassifier:
+    """The attribute classifier that `make teacher` trains on renders alone."""
+    folder = ROOT / "data" / "mini-attributes"
+    return (
+        AttributeClassifier.from_pretrained(folder, dtype=torch.float32)
+        .eval()
+        .requires_grad_(False)
+    )
+
+
+@torch.no_grad()
+def perceptual(a: Tensor, b: Tensor) -> Tensor:
+    """LPIPS's construction (Zhang et al. 2018) over `mini-attributes`, without LPIPS's learned
+    weights: (N,).
+
+    Unit-normalised activations after each convolution, squared differences, averaged over space,
+    summed over layers. Not LPIPS, and never called so.
+    """
+    total, x, y = torch.zeros(len(a)), a, b
+    for layer in classifier().body:
+        x, y = layer(x), layer(y)
+        if isinstance(layer, torch.nn.SiLU):
+            u, v = (torch.nn.functional.normalize(h, dim=1) for h in (x, y))
+            total += (u - v).pow(2).sum(1).mean((1, 2))
+    return total

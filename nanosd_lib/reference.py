@@ -1,0 +1,75 @@
+"""The committed reference run: copied from a finished `mini` run, and shown in the README.
+
+`make reference` does both; a test holds the README to what the copy says.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pandas as pd
+
+from nanosd_lib import layout
+from nanosd_lib.provenance import ROOT
+
+REFERENCE = ROOT / "results" / "reference"
+BEGIN, END = "<!-- reference: begin -->", "<!-- reference: end -->"
+
+
+def copy(run: Path) -> None:
+    """Replace results/reference by a finished run; ValueError for one that did not end well."""
+    state = json.loads((run / "run.json").read_text())["state"]
+    if state != "ok":
+        raise ValueError(f"{layout.shown(run)} ended as {state!r}: only a whole run is a reference")
+    for name in ("notebooks", "tables", "figures"):
+        shutil.rmtree(REFERENCE / name, ignore_errors=True)
+        shutil.copytree(run / name, REFERENCE / name)
+    for name in (layout.LEDGER, "run.json"):
+        shutil.copy(run / name, REFERENCE / name)
+
+
+def block() -> str:
+    """The README's lines about the reference run: minutes, teacher, verdicts."""
+    run = json.loads((REFERENCE / "run.json").read_text())
+    verdicts = pd.read_csv(REFERENCE / layout.LEDGER).verdict.value_counts()
+    teacher = pd.read_csv(REFERENCE / "tables" / "teacher.csv").set_index("metric").value
+    machine = run["machine"]
+    psnr = [teacher[f"VAE PSNR, held-out {k} (dB)"] for k in ("scenes", "photographs")]
+    minutes = {k[:2]: v["seconds"] / 60 for k, v in run["notebooks"].items()}
+    lines = [
+        f"The reference run (`results/reference`): profile `{run['profile']}`, seed {run['seed']},"
+        f" {run['seconds'] / 60:.0f} minutes on {machine['cores']} cores ({machine['cpu']}).",
+        "",
+        "| notebook | " + " | ".join(minutes) + " |",
+        "|---|" + "---|" * len(minutes),
+        "| minutes | " + " | ".join(f"{m:.1f}" for m in minutes.values()) + " |",
+        "",
+        f"**{verdicts.sum()} claims of the three sources:** "
+        + ", ".join(f"{n} {v}" for v, n in verdicts.items())
+        + ". [All of them](results/reference/claims.csv).",
+        "",
+        f"**The teacher:** VAE {psnr[0]:.1f} dB on held-out scenes, {psnr[1]:.1f} dB on held-out"
+        f" photographs; shape and colour of the prompt recognised in"
+        f" {teacher['prompt following, both']:.0%} of one-object samples.",
+    ]
+    return "\n".join(lines)
+
+
+def refreshed(text: str) -> str:
+    """A README with the block between its two markers brought in line with the reference run."""
+    head, _, rest = text.partition(BEGIN)
+    _, _, tail = rest.partition(END)
+    return f"{head}{BEGIN}\n{block()}\n{END}{tail}"
+
+
+if __name__ == "__main__":
+    try:
+        copy(layout.results_folder("mini", 0))
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
+    readme = ROOT / "README.md"
+    readme.write_text(refreshed(readme.read_text()))
+    print("results/reference and README.md are in line with results/mini")

@@ -1,0 +1,156 @@
+"""A study: the notebooks executed one by one, and run.json, which says how far they came.
+
+A notebook counts as done when every code cell has run without an error; the first that has not
+stops the study. run.json is true at every moment: a study that was killed says `running`.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from tqdm.auto import tqdm
+
+from nanosd_lib import kernels, layout
+from nanosd_lib.provenance import ROOT, git_state, lock_hash, machine
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal asked the run to end; the argument is its number."""
+
+
+class Study:
+    """One run of the notebooks: a profile, a seed, overrides, and the folder they decide."""
+
+    def __init__(self, profile: str, seed: int, overrides: dict[str, Any], resume: str):
+        """`resume` is the command that goes on after a failure.
+
+        Raises ValueError or FileNotFoundError where the run cannot be.
+        """
+        self.profile = layout.check_run(profile, seed, overrides)
+        self.parameters = {"profile": profile, "seed": seed, "overrides": overrides}
+        self.folder = layout.results_folder(profile, seed, overrides)
+        self.resume = resume
+        self.report: dict[str, Any] = {}
+
+    def execute(self, notebooks: list[Path], whole: bool) -> int:
+        """Run them in order; 0 when all are ok, 1 at the first failure, 128 + n at signal n."""
+        before = _stamp(self.folder / layout.LEDGER)
+        self._begin(notebooks, whole)
+        code = 1
+        try:
+            with _signals():
+                code = self._run_all(notebooks)
+        except Stopped as stop:
+            code = 128 + stop.args[0]
+            self.report["state"] = "interrupted"
+            print(f"interrupted; go on with: {self.resume}", file=sys.stderr)
+        if code == 0 and whole:
+            code = self._ledger(before)
+        if code == 0:
+            self.report["state"] = "ok"
+        elif self.report["state"] == "running":
+            self.report["state"] = "failed"
+        self._write()
+        if code == 0:
+            minutes = self.report["seconds"] / 60
+            print(f"done in {minutes:.1f} min; everything is in {layout.shown(self.folder)}")
+        return code
+
+    def _run_all(self, notebooks: list[Path]) -> int:
+        bar = tqdm(notebooks, desc="notebooks", unit="notebook", disable=None)
+        for number, path in enumerate(bar, 1):
+            label = f"[{number}/{len(notebooks)}] {path.stem}"
+            tqdm.write(f"{label}: started")
+            entry = self.report["notebooks"][path.stem] = {"state": "running"}
+            self._write()
+            out = self.folder / "notebooks" / path.name
+            start = time.perf_counter()
+            outcome = kernels.Outcome("interrupted", "", 0.0)
+            try:
+                outcome = kernels.execute(path, out, self.parameters, self._environment())
+            finally:
+                seconds = round(time.perf_counter() - start, 1)
+                entry.update(state=outcome.state, seconds=seconds, peak_gb=outcome.peak_gb)
+                entry.update(commit=self.report["git"]["commit"], error=outcome.error)
+                self._write()
+            minutes = f"{seconds / 60:.1f} min, peak {outcome.peak_gb:.1f} GB"
+            tqdm.write(f"{label}: {outcome.state} after {minutes}")
+            if outcome.state != "ok":
+                bar.close()
+                print(f"{path.stem} failed: {outcome.error}", file=sys.stderr)
+                print(f"  executed notebook: {layout.shown(out)}", file=sys.stderr)
+                print(f"  go on with: {self.resume} (finished stages are kept)", file=sys.stderr)
+                return 1
+        return 0
+
+    def _ledger(self, before: int | None) -> int:
+        path = self.folder / layout.LEDGER
+        if _stamp(path) in (None, before):
+            print(f"error: the notebooks did not write {layout.shown(path)}", file=sys.stderr)
+            return 1
+        counts = pd.read_csv(path)["verdict"].value_counts()
+        print(f"{counts.sum()} claims: " + ", ".join(f"{n} {v}" for v, n in counts.items()))
+        return 0
+
+    def _environment(self) -> dict[str, str]:
+        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+        modules = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+        env = {"PYTHONHASHSEED": "0", "PATH": path, "PYTHONPATH": modules}
+        return env if self.profile.name == "sd15" else {**env, "HF_HUB_OFFLINE": "1"}
+
+    def _begin(self, notebooks: list[Path], whole: bool) -> None:
+        for name in layout.SUBFOLDERS:
+            (self.folder / name).mkdir(parents=True, exist_ok=True)
+        kept = {} if whole else _notebooks_of(self.folder / "run.json")
+        fresh = {path.stem: {"state": "not run"} for path in notebooks}
+        self._start = time.perf_counter()
+        self.report = {
+            "state": "running",
+            "verb": "reproduce" if whole else "run",
+            **self.parameters,
+            "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "seconds": 0.0,
+            "git": git_state(),
+            "lock": lock_hash(),
+            "machine": machine(),
+            "notebooks": dict(sorted({**kept, **fresh}.items())),
+        }
+        self._write()
+
+    def _write(self) -> None:
+        self.report["seconds"] = round(time.perf_counter() - self._start, 1)
+        text = json.dumps(self.report, indent=1) + "\n"
+        layout.write_atomic(self.folder / "run.json", text.encode())
+
+
+def _stamp(path: Path) -> int | None:
+    return path.stat().st_mtime_ns if path.exists() else None
+
+
+def _notebooks_of(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text())["notebooks"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+class _signals:
+    """SIGINT and SIGTERM raise Stopped inside; the old handlers come back after."""
+
+    def __enter__(self):
+        def stop(number, frame):
+            raise Stopped(number)
+
+        self.old = {n: signal.signal(n, stop) for n in (signal.SIGINT, signal.SIGTERM)}
+
+    def __exit__(self, *_):
+        for number, handler in self.old.items():
+            signal.signal(number, handler)

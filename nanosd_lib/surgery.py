@@ -1,0 +1,491 @@
+"""Network surgery: a student U-Net of any `Arch` from any Stable-Diffusion-type U-Net of diffusers.
+
+The interface of a stage, once for all 32,768 networks:
+
+    an encoder stage emits   first, last [, down]
+    a decoder stage reads    entry, first, last    of the encoder stage at its resolution
+
+`first` and `last` are what the encoder's first and last ResNet block (with its transformer block)
+gave, `down` is last, downsampled, and `entry` is what entered the encoder stage: conv_in's output
+or the `down` before it. An encoder with one ResNet block has first = last.
+
+Decoder block r0 reads last, r1 reads first, r2 reads entry, with the teacher's channel counts. A
+decoder of three keeps r0 r1 r2, of two r0 r2, of one r2 alone, behind a 1x1 convolution where the
+hidden channels it receives are not those it was built for (our assumption: the paper does not
+explain one-R decoders).
+
+Every stage thus emits tensors of fixed shapes and reads three of fixed shapes, whatever its code:
+any choice composes with any other. With all originals and E4-M-D4 the rule is SD 1.5's own.
+"""
+
+from __future__ import annotations
+
+import re
+
+import torch
+from diffusers import UNet2DConditionModel
+from diffusers.configuration_utils import register_to_config
+from diffusers.models.downsampling import Downsample2D
+from diffusers.models.resnet import ResnetBlock2D
+from diffusers.models.transformers.transformer_2d import Transformer2DModel
+from diffusers.models.unets.unet_2d_blocks import UNetMidBlock2DCrossAttn
+from diffusers.models.upsampling import Upsample2D
+from torch import Tensor, nn
+
+from nanosd_lib.arch import BASE, STAGES, Arch
+
+BLOCK = {
+    "E1": ("down_blocks", 0),
+    "E2": ("down_blocks", 1),
+    "E3": ("down_blocks", 2),
+    "E4": ("down_blocks", 3),
+}
+BLOCK |= {
+    "D4": ("up_blocks", 0),
+    "D3": ("up_blocks", 1),
+    "D2": ("up_blocks", 2),
+    "D1": ("up_blocks", 3),
+}
+STAGE_DEPTH = {"E1": 0, "D1": 0, "E2": 1, "D2": 1, "E3": 2, "D3": 2, "E4": 3, "D4": 3}
+_R_SLOTS = {
+    1: (2,),
+    2: (0, 2),
+    3: (0, 1, 2),
+}  # which of a decoder's three ResNet blocks a code keeps
+
+
+def slots(stage: str, code: str) -> dict[int, bool]:
+    """Index of each kept ResNet block in the teacher's stage -> whether a transformer block follows
+    it.
+    """
+    pairs = [bool(a) for _, a in re.findall("(R)(A?)", code)]
+    keep = range(len(pairs)) if stage[0] == "E" else _R_SLOTS[len(pairs)]
+    return dict(zip(keep, pairs, strict=True))
+
+
+class Stage(nn.Module):
+    """The ResNet and transformer blocks of one stage under the teacher's own parameter names;
+    dropped ones are None.
+    """
+
+    has_cross_attention = True
+
+    def __init__(
+        self, stage: str, code: str, inputs: tuple[int, ...], out: int, config: dict
+    ) -> None:
+        super().__init__()
+        self.stage, self.code, self.slots = stage, code, slots(stage, code)
+        groups, eps = config["norm_num_groups"], config["norm_eps"]
+        heads = config["heads"][STAGE_DEPTH[stage]]
+        resnet = dict(
+            out_channels=out,
+            temb_channels=config["temb"],
+            groups=groups,
+            eps=eps,
+            non_linearity=config["act_fn"],
+        )
+        attention = dict(
+            in_channels=out,
+            cross_attention_dim=config["cross_attention_dim"],
+            norm_num_groups=groups,
+            use_linear_projection=config["use_linear_projection"],
+            upcast_attention=config["upcast_attention"],
+        )
+        n = range(len(inputs))
+        self.resnets = nn.ModuleList(
+            [ResnetBlock2D(in_channels=inputs[i], **resnet) if i in self.slots else None for i in n]
+        )
+        self.attentions = nn.ModuleList(
+            [
+                Transformer2DModel(heads, out // heads, **attention) if self.slots.get(i) else None
+                for i in n
+            ]
+        )
+
+    def block(self, i: int, x: Tensor, temb: Tensor, text: Tensor, **kwargs) -> Tensor:
+        x = self.resnets[i](x, temb)
+        return (
+            x
+            if self.attentions[i] is None
+            else self.attentions[i](x, encoder_hidden_states=text, return_dict=False, **kwargs)[0]
+        )
+
+
+class EncoderStage(Stage):
+    """hidden (N, C_in, H, W) -> last, (first, last[, down]) with C_out channels; `down` is (N,
+    C_out, H/2, W/2).
+    """
+
+    def __init__(
+        self, stage: str, code: str, inputs: int, out: int, down: bool, config: dict
+    ) -> None:
+        super().__init__(stage, code, (inputs, out), out, config)
+        padding = config["downsample_padding"]
+        op = (
+            [Downsample2D(out, use_conv=True, out_channels=out, padding=padding, name="op")]
+            if down
+            else None
+        )
+        self.downsamplers = nn.ModuleList(op) if op else None
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        temb: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        cross_attention_kwargs: dict | None = None,
+        encoder_attention_mask: Tensor | None = None,
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        x, seen = hidden_states, []
+        for i in self.slots:
+            x = self.block(
+                i,
+                x,
+                temb,
+                encoder_hidden_states,
+                attention_mask=attention_mask,
+                cross_attention_kwargs=cross_attention_kwargs,
+                encoder_attention_mask=encoder_attention_mask,
+            )
+            seen.append(x)
+        skips = (seen[0], seen[-1])
+        if self.downsamplers is not None:
+            x = self.downsamplers[0](x)
+            skips = (*skips, x)
+        return x, skips
+
+
+class DecoderStage(Stage):
+    """hidden (N, C_prev, H, W) and skips (entry, first, last) -> (N, C_out, 2H, 2W), or (N, C_out,
+    H, W) in D1.
+    """
+
+    def __init__(
+        self, stage: str, code: str, prev: int, out: int, entry: int, up: bool, config: dict
+    ) -> None:
+        super().__init__(stage, code, (prev + out, 2 * out, out + entry), out, config)
+        self.reduce = nn.Conv2d(prev, out, 1) if 0 not in self.slots and prev != out else None
+        self.upsamplers = (
+            nn.ModuleList([Upsample2D(out, use_conv=True, out_channels=out)]) if up else None
+        )
+        if self.reduce is not None and not self.reduce.weight.is_meta:
+            _average_channels(self.reduce)
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        res_hidden_states_tuple: tuple[Tensor, Tensor, Tensor],
+        temb: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        cross_attention_kwargs: dict | None = None,
+        upsample_size: tuple[int, int] | None = None,
+        attention_mask: Tensor | None = None,
+        encoder_attention_mask: Tensor | None = None,
+    ) -> Tensor:
+        x = hidden_states if self.reduce is None else self.reduce(hidden_states)
+        for i in self.slots:
+            x = self.block(
+                i,
+                torch.cat([x, res_hidden_states_tuple[2 - i]], dim=1),
+                temb,
+                encoder_hidden_states,
+                attention_mask=attention_mask,
+                cross_attention_kwargs=cross_attention_kwargs,
+                encoder_attention_mask=encoder_attention_mask,
+            )
+        return x if self.upsamplers is None else self.upsamplers[0](x, upsample_size)
+
+
+def _average_channels(conv: nn.Conv2d) -> None:
+    """Start a 1x1 convolution as the mean of neighbouring channels: the reduction that learns
+    nothing yet.
+    """
+    out, prev = conv.weight.shape[:2]
+    with torch.no_grad():
+        conv.weight.copy_(
+            torch.eye(out).repeat_interleave(prev // out, 1)[..., None, None] * out / prev
+        )
+        conv.bias.zero_()
+
+
+class NanoUNet(UNet2DConditionModel):
+    """A `UNet2DConditionModel` whose stages follow an `Arch`: same call, same output, same saving
+    and loading.
+
+    `block_out_channels` are the teacher's four widths; the fourth is used only where the arch keeps
+    E4, M, D4. Raises ValueError for an arch that does not parse, and for widths on which E4-M-D4
+    cannot be left out.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        arch: str = "R RA RA | RARA RARA RR",
+        sample_size: int | None = None,
+        in_channels: int = 4,
+        out_channels: int = 4,
+        block_out_channels: tuple[int, ...] = (320, 640, 1280, 1280),
+        cross_attention_dim: int = 768,
+        attention_head_dim: int | tuple[int, ...] = 8,
+        norm_num_groups: int = 32,
+        norm_eps: float = 1e-5,
+        act_fn: str = "silu",
+        flip_sin_to_cos: bool = True,
+        freq_shift: int = 0,
+        center_input_sample: bool = False,
+        downsample_padding: int = 1,
+        use_linear_projection: bool = False,
+        upcast_attention: bool = False,
+    ) -> None:
+        a = Arch.parse(arch)
+        if len(block_out_channels) != 4 or block_out_channels[2] != block_out_channels[3]:
+            raise ValueError(
+                f"block_out_channels {tuple(block_out_channels)}: NanoSD surgery needs four widths,"
+                " the last two equal, as in SD 1.5"
+            )
+        depth = 4 if a.deep else 3
+        widths = tuple(block_out_channels)
+        heads = (
+            (attention_head_dim,) * 4
+            if isinstance(attention_head_dim, int)
+            else tuple(attention_head_dim)
+        )
+        frame = dict(
+            norm_num_groups=norm_num_groups,
+            norm_eps=norm_eps,
+            act_fn=act_fn,
+            downsample_padding=downsample_padding,
+        )
+        frame |= dict(
+            cross_attention_dim=cross_attention_dim,
+            use_linear_projection=use_linear_projection,
+            upcast_attention=upcast_attention,
+        )
+        device = torch.get_default_device()
+        with torch.device("meta"):  # the stock blocks are never allocated: ours replace them below
+            super().__init__(
+                sample_size=sample_size,
+                in_channels=in_channels,
+                out_channels=out_channels,
+                block_out_channels=widths[:depth],
+                down_block_types=("CrossAttnDownBlock2D",) * depth,
+                up_block_types=("CrossAttnUpBlock2D",) * depth,
+                mid_block_type=None,
+                attention_head_dim=heads[:depth],
+                flip_sin_to_cos=flip_sin_to_cos,
+                freq_shift=freq_shift,
+                center_input_sample=center_input_sample,
+                **frame,
+            )
+        self.register_to_config(block_out_channels=widths, attention_head_dim=attention_head_dim)
+        config = frame | {"heads": heads, "temb": 4 * widths[0]}
+        self.down_blocks = nn.ModuleList(
+            encoder(s, c, a, widths, config) for s, c in a.stages.items() if s[0] == "E"
+        )
+        self.up_blocks = nn.ModuleList(
+            decoder(s, c, widths, config) for s, c in a.stages.items() if s[0] == "D"
+        )
+        self.mid_block = _mid(widths, config) if a.deep else None
+        for module in (self.conv_in, self.time_embedding, self.conv_norm_out, self.conv_out):
+            module.to_empty(device=device)
+            for m in module.modules():
+                if hasattr(m, "reset_parameters") and device.type != "meta":
+                    m.reset_parameters()
+
+    @classmethod
+    def extract_init_dict(cls, config_dict: dict, **kwargs):
+        """Ignore, without a warning, the stock model's settings that a saved configuration also
+        holds.
+        """
+        own = cls._get_init_keys(cls)
+        return super().extract_init_dict(
+            {k: v for k, v in config_dict.items() if k in own or k[0] == "_"}, **kwargs
+        )
+
+    @property
+    def arch(self) -> Arch:
+        return Arch.parse(self.config.arch)
+
+    def stage(self, name: str) -> Stage:
+        """The module of stage E1 ... D1."""
+        group, i = BLOCK[name]
+        return getattr(self, group)[i - (group == "up_blocks" and not self.arch.deep)]
+
+
+def encoder(stage: str, code: str, a: Arch, widths: tuple[int, ...], config: dict) -> EncoderStage:
+    """Stage E1-E4 at the given widths; the deepest one has no downsampler."""
+    i = STAGE_DEPTH[stage]
+    return EncoderStage(
+        stage, code, widths[max(i - 1, 0)], widths[i], down=i < (3 if a.deep else 2), config=config
+    )
+
+
+def decoder(stage: str, code: str, widths: tuple[int, ...], config: dict) -> DecoderStage:
+    """Stage D4-D1 at the given widths."""
+    i = STAGE_DEPTH[stage]
+    return DecoderStage(
+        stage,
+        code,
+        widths[min(i + 1, 3)],
+        widths[i],
+        widths[max(i - 1, 0)],
+        up=i > 0,
+        config=config,
+    )
+
+
+def _mid(widths: tuple[int, ...], config: dict) -> UNetMidBlock2DCrossAttn:
+    return UNetMidBlock2DCrossAttn(
+        in_channels=widths[3],
+        temb_channels=config["temb"],
+        resnet_eps=config["norm_eps"],
+        resnet_act_fn=config["act_fn"],
+        resnet_groups=config["norm_num_groups"],
+        num_attention_heads=config["heads"][3],
+        cross_attention_dim=config["cross_attention_dim"],
+        use_linear_projection=config["use_linear_projection"],
+        upcast_attention=config["upcast_attention"],
+    )
+
+
+# -------------------------------------------------------------------------------------- inheritance
+
+
+def settings(teacher: UNet2DConditionModel) -> dict:
+    """The teacher's configuration as `NanoUNet` takes it; ValueError where it is not of Stable
+    Diffusion's type.
+    """
+    c = teacher.config
+    if (
+        tuple(c.down_block_types) != ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",)
+        or c.layers_per_block != 2
+    ):
+        raise ValueError(
+            "teacher: needs SD 1.5's blocks (three CrossAttnDownBlock2D, one DownBlock2D,"
+            f" two layers each), not {tuple(c.down_block_types)}"
+        )
+    if (
+        c.class_embed_type
+        or c.addition_embed_type
+        or c.time_cond_proj_dim
+        or c.encoder_hid_dim_type
+    ):
+        raise ValueError(
+            "teacher: class, addition and time-condition embeddings are not SD 1.5's"
+            " and not supported"
+        )
+    return {k: c[k] for k in NanoUNet._get_init_keys(NanoUNet) if k in c and k != "arch"}
+
+
+def teacher_name(name: str, deep: bool) -> str:
+    """Where a student's parameter stands in the teacher: the same name, one decoder block later
+    without D4.
+    """
+    return (
+        name if deep else re.sub(r"^up_blocks\.(\d)", lambda m: f"up_blocks.{int(m[1]) + 1}", name)
+    )
+
+
+def inherit(student: nn.Module, teacher: UNet2DConditionModel, deep: bool) -> list[str]:
+    """Copy the teacher's weights into the student; returns the parameters it has none for (1x1
+    reductions only).
+    """
+    source = teacher.state_dict()
+    state = {
+        k: source[teacher_name(k, deep)]
+        for k in student.state_dict()
+        if teacher_name(k, deep) in source
+    }
+    missing = student.load_state_dict(state, strict=False).missing_keys
+    if strangers := [k for k in missing if ".reduce." not in k]:
+        raise ValueError(
+            f"teacher: has no weights for {strangers[0]} and {len(strangers) - 1} others"
+        )
+    return missing
+
+
+def student(arch: Arch | str, teacher: UNet2DConditionModel) -> NanoUNet:
+    """A new U-Net of this arch with the teacher's weights wherever it keeps a block; the teacher is
+    untouched.
+    """
+    a = Arch.parse(str(arch))
+    p = next(teacher.parameters())
+    with torch.device(p.device):
+        net = NanoUNet(arch=str(a), **settings(teacher))
+    if p.dtype != torch.float32:
+        net = net.to(p.dtype)
+    if p.device.type != "meta":
+        inherit(net, teacher, a.deep)
+    return net.eval()
+
+
+def surrogate(stage: str, code: str, teacher: UNet2DConditionModel) -> Stage:
+    """One stage of that code alone, at the teacher's widths and with the teacher's weights where it
+    keeps a block.
+    """
+    p, a = next(teacher.parameters()), Arch(**(BASE | {stage: code}))
+    with torch.device("meta"):
+        part = NanoUNet(arch=str(a), **settings(teacher)).stage(stage)
+    part = part.to_empty(device=p.device).to(p.dtype)
+    if getattr(part, "reduce", None) is not None:
+        _average_channels(part.reduce)
+    group, i = BLOCK[stage]
+    source = getattr(teacher, group)[i].state_dict()
+    part.load_state_dict({k: source[k] for k in part.state_dict() if k in source}, strict=False)
+    return part
+
+
+def assemble(
+    arch: Arch, teacher: UNet2DConditionModel, surrogates: dict[str, nn.Module]
+) -> NanoUNet:
+    """A student whose changed stages are the trained surrogates, named "E1:RA"; no training (paper,
+    step 3).
+
+    Raises KeyError naming the surrogate that is not there.
+    """
+    net = student(arch, teacher)
+    for stage in STAGES:
+        code = getattr(arch, stage)
+        if code != BASE[stage]:
+            net.stage(stage).load_state_dict(surrogates[f"{stage}:{code}"].state_dict())
+    return net
+
+
+def stock_config(arch: Arch, teacher: UNet2DConditionModel) -> dict | None:
+    """Config of the stock `UNet2DConditionModel` that equals this arch, or None where diffusers has
+    none.
+
+    Stock models have two-R decoders, one-R encoders, and per stage all transformer blocks or none
+    (TinySD, N2, N4).
+    """
+    kinds = {
+        "RA": "CrossAttnDownBlock2D",
+        "R": "DownBlock2D",
+        "RARA": "CrossAttnUpBlock2D",
+        "RR": "UpBlock2D",
+    }
+    down, up = (arch.E1, arch.E2, arch.E3), (arch.D3, arch.D2, arch.D1)
+    if arch.deep or not set(down) <= {"R", "RA"} or not set(up) <= {"RR", "RARA"}:
+        return None
+    own = {
+        k: v
+        for k, v in settings(teacher).items()
+        if k not in ("block_out_channels", "attention_head_dim")
+    }
+    heads = teacher.config.attention_head_dim
+    return own | dict(
+        block_out_channels=tuple(teacher.config.block_out_channels[:3]),
+        attention_head_dim=heads if isinstance(heads, int) else tuple(heads[:3]),
+        down_block_types=tuple(kinds[c] for c in down),
+        up_block_types=tuple(kinds[c] for c in up),
+        mid_block_type=None,
+        layers_per_block=1,
+    )
+
+
+def stock_name(name: str) -> str:
+    """A student parameter's name in the stock model: the second kept decoder block is numbered 1
+    there, 2 here.
+    """
+    return re.sub(r"^(up_blocks\.\d\.(?:resnets|attentions))\.2\.", r"\1.1.", name)

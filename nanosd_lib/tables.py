@@ -1,0 +1,242 @@
+"""Tables and figures: what a reader looks at. Functions return a figure or a table and show nothing
+themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+STYLE = {
+    "figure.dpi": 90,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.25,
+    "font.size": 9,
+    "legend.frameon": False,
+}
+plt.rcParams.update(STYLE)
+COLOURS = dict(E1="#1b6ca8", E2="#3fa7d6", E3="#9bd1e5", D3="#f6c28b", D2="#ee8434", D1="#c95d2e")
+VERDICTS = {
+    "reproduced": "#d7f0d9",
+    "trend holds": "#e3f4e4",
+    "differs": "#fbe3c8",
+    "trend fails": "#f8d3cf",
+    "not run": "#eeeeee",
+}
+
+
+def _subplots(*args, **kwargs) -> tuple[Figure, np.ndarray]:
+    """As `plt.subplots`, but forgotten by pyplot, so that a notebook shows the figure once."""
+    fig, axes = plt.subplots(*args, **kwargs)
+    plt.close(fig)
+    return fig, axes
+
+
+def to_image(picture: Tensor) -> np.ndarray:
+    """A picture (3, H, W) in [-1, 1] as (H, W, 3) in [0, 1]."""
+    return (picture.float().permute(1, 2, 0) / 2 + 0.5).clamp(0, 1).numpy()
+
+
+def grid(rows: dict[str, Tensor], titles: Sequence[str] = (), size: float = 1.05) -> Figure:
+    """One row of pictures (N, 3, H, W) for each name; `titles` stand above the first row."""
+    n = max(len(v) for v in rows.values())
+    head = 0.12 + 0.1 * max((len(wrap(t)) for t in titles), default=0)  # inches
+    width, height = n * size + 1.3, len(rows) * size + head
+    fig, axes = _subplots(len(rows), n, figsize=(width, height), squeeze=False)
+    for (name, pictures), line in zip(rows.items(), axes, strict=True):
+        for ax in line:
+            ax.axis("off")
+        for ax, picture in zip(line, pictures, strict=False):
+            ax.imshow(to_image(picture), interpolation="nearest")
+        line[0].text(-0.08, 0.5, name, transform=line[0].transAxes, ha="right", va="center")
+    for ax, title in zip(axes[0], titles, strict=False):
+        ax.set_title("\n".join(wrap(title)), fontsize=6)
+    fig.subplots_adjust(1.25 / width, 0.01, 0.995, 1 - head / height, 0.04, 0.04)
+    return fig
+
+
+def wrap(text: str, width: int = 20) -> list[str]:
+    """Lines of at most `width` characters, broken at spaces."""
+    import textwrap
+
+    return textwrap.wrap(text, width)
+
+
+def bars(table: pd.DataFrame, value: str, label: str, low: str = "", high: str = "") -> Figure:
+    """Horizontal bars of a table with columns stage and code, one colour for each stage."""
+    fig, ax = _subplots(figsize=(7, 0.19 * len(table) + 0.8))
+    y = np.arange(len(table))[::-1]
+    names = table.stage + "  " + table.code
+    ax.barh(y, table[value], color=[COLOURS.get(s, "#999999") for s in table.stage])
+    if low:
+        ax.hlines(y, table[low], table[high], color="black", lw=1)
+    ax.set_yticks(y, names, fontsize=7)
+    ax.set_xlabel(label)
+    ax.grid(axis="y", visible=False)
+    fig.tight_layout()
+    return fig
+
+
+def curves(table: pd.DataFrame, x: str, title: str = "") -> Figure:
+    """Learning curves: one panel for each stage of the columns "E1:RA", ..., on a log scale."""
+    stages = list(dict.fromkeys(c.split(":")[0] for c in table.columns if ":" in c))
+    fig, axes = _subplots(1, len(stages), figsize=(2.1 * len(stages), 2.7), sharey=True)
+    for ax, stage in zip(np.atleast_1d(axes), stages, strict=True):
+        for c in [c for c in table.columns if c.startswith(stage + ":")]:
+            ax.plot(table[x], table[c], marker="o", ms=2.5, lw=1.2, label=c.split(":")[1])
+        ax.set(title=stage, xlabel=x, yscale="log")
+        ax.legend(fontsize=6, loc="best")
+    np.atleast_1d(axes)[0].set_ylabel("held-out relative error")
+    fig.suptitle(title, y=1.02)
+    fig.tight_layout()
+    return fig
+
+
+def scatter(
+    table: pd.DataFrame, x: str, y: str, label: str = "", xlabel: str = "", ylabel: str = ""
+) -> Figure:
+    """Points of two columns, named by a third."""
+    fig, ax = _subplots(figsize=(4.6, 3.4))
+    ax.scatter(table[x], table[y], s=22, color="#1b6ca8")
+    for _, row in table.iterrows() if label else ():
+        ax.annotate(
+            row[label], (row[x], row[y]), xytext=(4, 3), textcoords="offset points", fontsize=7
+        )
+    ax.set(xlabel=xlabel or x, ylabel=ylabel or y)
+    fig.tight_layout()
+    return fig
+
+
+def pareto(
+    panels: dict[str, tuple[pd.DataFrame, str]], ylabel: str, floor: float | None = None
+) -> Figure:
+    """One panel for each cost: every evaluated network by group, and the front of the "EHVI" ones.
+
+    `panels` maps a label to (table with columns group, tafid and the cost, name of the cost
+    column).
+    """
+    marks = {"initial": ("#bbbbbb", "o"), "random": ("#888888", "x"), "EHVI": ("#c95d2e", "o")}
+    marks["paper's family"] = ("#1b6ca8", "D")
+    fig, axes = _subplots(1, len(panels), figsize=(5 * len(panels), 3.8), sharey=True)
+    for ax, (label, (table, cost)) in zip(np.atleast_1d(axes), panels.items(), strict=True):
+        for group, rows in table.groupby("group", sort=False):
+            colour, marker = marks.get(group, ("black", "."))
+            ax.scatter(rows[cost], rows.tafid, c=colour, marker=marker, s=20, label=group, zorder=3)
+        own = table[table.group != "paper's family"].sort_values(cost)
+        best = own[own.tafid.cummin() == own.tafid]
+        ax.step(
+            best[cost], best.tafid, where="post", color="#c95d2e", lw=1, zorder=2, label="front"
+        )
+        for _, row in table[table.group == "paper's family"].iterrows():
+            ax.annotate(
+                row.model,
+                (row[cost], row.tafid),
+                xytext=(4, 3),
+                textcoords="offset points",
+                fontsize=7,
+            )
+        if floor is not None:
+            ax.axhline(floor, ls=":", color="black", lw=1, label="teacher, other noise")
+        ax.set(xlabel=label, yscale="log")
+        ax.legend(fontsize=7)
+    np.atleast_1d(axes)[0].set_ylabel(ylabel)
+    fig.tight_layout()
+    return fig
+
+
+def hypervolumes(table: pd.DataFrame) -> Figure:
+    """Hypervolume against evaluations, by direction: columns direction, order, EHVI, random."""
+    groups = list(table.groupby("direction"))
+    fig, axes = _subplots(1, len(groups), figsize=(4.4 * len(groups), 3))
+    for ax, (direction, rows) in zip(np.atleast_1d(axes), groups, strict=True):
+        for how, colour in (("EHVI", "#c95d2e"), ("random", "#888888")):
+            ax.plot(rows.order, rows[how], color=colour, label=how)
+        ax.set(xlabel="networks judged", ylabel="hypervolume", title=f"tAFID and {direction}")
+        ax.legend(fontsize=7)
+    fig.tight_layout()
+    return fig
+
+
+def before_after(table: pd.DataFrame) -> Figure:
+    """tAFID against latency, an arrow from each assembled network to its aligned self."""
+    fig, ax = _subplots(figsize=(7, 4))
+    ax.scatter(table.latency_ms, table.tafid_assembled, c="#bbbbbb", label="assembled")
+    ax.scatter(table.latency_ms, table.tafid_aligned, c="#c95d2e", label="aligned")
+    for r in table.itertuples():
+        ax.annotate(
+            "",
+            (r.latency_ms, r.tafid_aligned),
+            (r.latency_ms, r.tafid_assembled),
+            arrowprops={"arrowstyle": "->", "color": "#999999"},
+        )
+        ax.annotate(
+            r.model,
+            (r.latency_ms, r.tafid_aligned),
+            xytext=(5, -3),
+            textcoords="offset points",
+            fontsize=7,
+        )
+    ax.axhline(table.floor.iloc[0], ls=":", color="black", lw=1, label="teacher, other noise")
+    ax.set(xlabel="latency (ms, sd-mini, this machine)", ylabel="mini-clip tAFID", yscale="log")
+    ax.legend(fontsize=7)
+    fig.tight_layout()
+    return fig
+
+
+def compare(
+    ours: pd.DataFrame, paper: pd.DataFrame, on: str, columns: dict[str, str]
+) -> pd.DataFrame:
+    """Ours beside the paper's: for each of our columns the paper's column of another name, row by
+    row.
+    """
+    theirs = paper[[on, *columns.values()]].rename(
+        columns={v: f"{v} (paper)" for v in columns.values()}
+    )
+    return ours[[on, *columns]].merge(theirs, on=on, how="left")
+
+
+def shade(ledger: pd.DataFrame) -> pd.io.formats.style.Styler:
+    """The ledger as a rendered table, its verdicts coloured."""
+    colour = lambda v: f"background-color: {VERDICTS.get(v, '#ffffff')}"  # noqa: E731
+    style = ledger.style.map(colour, subset=["verdict"]).hide(axis="index")
+    return style.format({"paper": "{:.6g}", "ours": "{:.6g}"}, na_rep="").set_properties(
+        **{"text-align": "left", "font-size": "11px", "vertical-align": "top"}
+    )
+
+
+def verdict_bars(ledger: pd.DataFrame) -> Figure:
+    """How many claims of each kind got which verdict."""
+    counts = ledger.groupby(["notebook", "verdict"]).size().unstack(fill_value=0)
+    counts = counts.reindex(columns=[v for v in VERDICTS if v in counts])
+    strong = ["#4f9d5b", "#8cc793", "#e8a04c", "#d4665b", "#c4c4c4"]
+    palette = dict(zip(VERDICTS, strong, strict=True))
+    fig, ax = _subplots(figsize=(7, 0.32 * len(counts) + 1))
+    left = np.zeros(len(counts))
+    for verdict in counts:
+        ax.barh(counts.index, counts[verdict], left=left, color=palette[verdict], label=verdict)
+        left += counts[verdict].to_numpy()
+    ax.invert_yaxis()
+    ax.set_xlabel("claims")
+    ax.legend(fontsize=7, loc="lower right")
+    fig.tight_layout()
+    return fig
+
+
+def spearman(a: Sequence[float], b: Sequence[float]) -> float:
+    """Spearman's rank correlation of two columns."""
+    return float(
+        pd.Series(np.asarray(a, float)).corr(pd.Series(np.asarray(b, float)), method="spearman")
+    )
+
+
+def to_tensor(image: np.ndarray) -> Tensor:
+    """A picture (H, W, 3) in 0..255 as (3, H, W) in [-1, 1]."""
+    return torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1).float() / 127.5 - 1

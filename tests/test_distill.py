@@ -1,0 +1,269 @@
+"""distill: the teacher's own stages have no error, and thirty lessons in one pass are thirty."""
+
+from __future__ import annotations
+
+import pandas as pd
+import pytest
+import torch
+from diffusers import DDIMScheduler, UNet2DConditionModel
+from torch import nn
+
+from nanosd_lib import arch, data, distill, surgery
+from nanosd_lib.arch import BASE, NANOSD, STAGES
+from nanosd_lib.teacher import SCHEDULER, UNET
+
+NARROW = UNET | dict(
+    sample_size=8,
+    block_out_channels=(8, 16, 32, 32),
+    cross_attention_dim=16,
+    norm_num_groups=4,
+    attention_head_dim=2,
+)
+
+
+def state(net: nn.Module) -> dict:
+    return {k: v.clone() for k, v in net.state_dict().items()}
+
+
+def same(a: dict, b: dict) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def hooks(net: nn.Module) -> int:
+    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in net.modules())
+
+
+def a_batch(config: dict, n: int = 4, seed: int = 0) -> dict[str, torch.Tensor]:
+    g = torch.Generator().manual_seed(seed)
+    size, d = config["sample_size"], config["cross_attention_dim"]
+    return {
+        "x": torch.randn(n, 4, size, size, generator=g),
+        "t": torch.randint(1000, (n,), generator=g),
+        "text": torch.randn(n, 5, d, generator=g),
+    }
+
+
+def draw(g: torch.Generator) -> dict[str, torch.Tensor]:
+    return a_batch(NARROW, 2, int(torch.randint(10**6, (1,), generator=g)))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def teacher():
+    torch.manual_seed(0)
+    return UNet2DConditionModel(**UNET).eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def narrow():
+    torch.manual_seed(0)
+    return UNet2DConditionModel(**NARROW).eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def seen(teacher):
+    return distill.look(teacher, a_batch(UNET))
+
+
+# ------------------------------------------------------------------------------------------ looking
+
+
+def test_hooks_go_back_whatever_happens(narrow):
+    assert hooks(narrow) == 0
+    with pytest.raises(RuntimeError, match="inside"), distill.captured(narrow):
+        assert hooks(narrow) == 7  # six stages and D4
+        raise RuntimeError("inside")
+    assert hooks(narrow) == 0
+    distill.look(narrow, a_batch(NARROW))
+    assert hooks(narrow) == 0
+
+
+def test_looking_changes_nothing(narrow):
+    b, before = a_batch(NARROW), state(narrow)
+    with torch.no_grad():
+        plain = narrow(b["x"], b["t"], b["text"]).sample
+        with distill.captured(narrow):
+            watched = narrow(b["x"], b["t"], b["text"]).sample
+    assert torch.equal(plain, watched) and same(before, narrow.state_dict())
+
+
+def test_what_a_stage_reads_is_what_the_one_before_wrote(seen):
+    entry = {s: seen[s].inputs["hidden_states"] for s in STAGES}
+    assert torch.equal(entry["E2"], seen["E1"].outputs[-1])
+    assert torch.equal(entry["D3"], seen["D4"].outputs[0])
+    assert torch.equal(entry["D1"], seen["D2"].outputs[0])
+    for e, d in (("E3", "D3"), ("E2", "D2"), ("E1", "D1")):
+        skips = (entry[e], *seen[e].outputs[:2])  # entry, first, last
+        read = seen[d].inputs["res_hidden_states_tuple"]
+        assert len(read) == 3 and all(map(torch.equal, read, skips))
+
+
+# ------------------------------------------------------------------------------------------ targets
+
+
+@pytest.mark.parametrize("e3_target", ["D4", "E3"])
+@pytest.mark.parametrize("code, n", [("RARA", 2), ("RR", 2), ("RA", 1), ("R", 1)])
+def test_what_e3_is_taught(seen, e3_target, code, n):
+    want = distill.targets(seen, "E3", code, e3_target)
+    assert [tuple(t.shape) for t in want] == [(4, 128, 4, 4)] * n
+    last = seen["D3"].inputs["hidden_states"] if e3_target == "D4" else seen["E3"].outputs[1]
+    assert torch.equal(want[-1], last)
+    assert n == 1 or torch.equal(want[0], seen["E3"].outputs[0])
+
+
+@pytest.mark.parametrize("stage, code", list(arch.alternatives()), ids=lambda v: v)
+def test_every_surrogate_meets_its_targets(seen, teacher, stage, code):
+    want = distill.targets(seen, stage, code)
+    net = surgery.surrogate(stage, code, teacher)
+    with torch.no_grad():
+        got = distill.outputs(net, seen[stage].inputs)
+    assert [g.shape for g in got] == [w.shape for w in want]
+    one_r = code.count("R") == 1
+    full = {"E1": 3, "E2": 3, "E3": 2}.get(stage, 1)
+    assert len(want) == (full - one_r if stage[0] == "E" else 1)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_original_code_has_no_error(seen, teacher, stage):
+    net = surgery.surrogate(stage, BASE[stage], teacher)
+    with torch.no_grad():
+        got = distill.outputs(net, seen[stage].inputs)
+    want = distill.targets(seen, stage, BASE[stage], e3_target="E3")
+    assert max(float((g - w).abs().max()) for g, w in zip(got, want, strict=True)) <= 1e-5
+    assert float(distill.relative_error(got, want)) <= 1e-10
+
+
+def test_relative_error_of_a_copy_and_of_the_mean():
+    g = torch.Generator().manual_seed(0)
+    t = tuple(3 * torch.randn(4, 8, 16, 16, generator=g) + 5 for _ in range(2))
+    assert distill.relative_error(t, t) == 0
+    mean = tuple(x.mean().expand_as(x) for x in t)
+    assert float(distill.relative_error(mean, t)) == pytest.approx(1, abs=1e-3)
+    assert float(distill.relative_error((mean[0], t[1]), t)) == pytest.approx(0.5, abs=1e-3)
+    scaled = tuple(100 * x for x in t)
+    assert float(distill.relative_error(tuple(100 * m for m in mean), scaled)) == pytest.approx(
+        float(distill.relative_error(mean, t)), rel=1e-4
+    )
+
+
+def test_features_are_paired_one_to_one():
+    one = torch.zeros(1, 2, 2, 2)
+    with pytest.raises(ValueError):
+        distill.relative_error((one,), (one, one))
+
+
+# -------------------------------------------------------------------------------------- FwKD itself
+
+
+def test_three_steps_lower_the_error_and_leave_the_teacher_alone(teacher, tmp_path):
+    batch, before = a_batch(UNET), state(teacher)
+    pairs = [("E1", "RA")]
+    start = distill.errors(teacher, distill.surrogates(teacher, pairs), [batch])
+    nets, record = distill.fwkd(teacher, pairs, lambda g: batch, 3, 1e-3, tmp_path)
+    end = distill.errors(teacher, nets, [batch])
+    assert 0 < end["E1:RA"] < 0.98 * start["E1:RA"]
+    assert record[-1]["step"] == 3 and not nets.training
+    assert same(before, teacher.state_dict()) and hooks(teacher) == 0
+    assert all(p.grad is None and not p.requires_grad for p in teacher.parameters())
+
+
+def test_one_shared_pass_teaches_what_separate_passes_teach(narrow, tmp_path):
+    pairs = [("E1", "RA"), ("E3", "R"), ("D2", "RA")]
+    together, _ = distill.fwkd(narrow, pairs, draw, 5, 1e-2, tmp_path / "all", seed=3)
+    for i, pair in enumerate(pairs):
+        alone, _ = distill.fwkd(narrow, [pair], draw, 5, 1e-2, tmp_path / str(i), seed=3)
+        start = distill.surrogates(narrow, [pair]).state_dict()
+        for k, v in alone.state_dict().items():
+            torch.testing.assert_close(together.state_dict()[k], v, rtol=0, atol=1e-6)
+        assert not same(start, alone.state_dict())
+
+
+def test_a_taught_stage_comes_back_with_its_errors(narrow):
+    g = torch.Generator().manual_seed(0)
+    made = lambda *s: torch.randn(*s, generator=g)  # noqa: E731
+    train = data.Latents(made(16, 4, 8, 8), made(16, 5, 16), made(1, 5, 16))
+    scheduler, pairs = DDIMScheduler(**SCHEDULER), [["E1", "RA"], ["D1", "R"]]
+    heldout = [data.noisy(train, scheduler, 8, g)]
+    keys = ["E1:RA", "D1:R"]
+    taught = {}
+    for fraction in (1.0, 0.25):
+        seen_z = []
+        spy = Spy(scheduler, seen_z)
+        how = dict(steps=4, batch=4, lr=1e-3, seed=0, fraction=fraction, e3_target="D4")
+        taught[fraction] = teach(narrow, train, heldout, spy, pairs, how)
+        used = {z.numpy().tobytes() for z in torch.cat(seen_z)}
+        allowed = {z.numpy().tobytes() for z in train.z[: round(16 * fraction)]}
+        assert used <= allowed
+    curve = taught[1.0]["curve"]
+    assert list(curve.columns) == ["step", *keys] and list(curve.step) == [0, 1, 2, 3, 4]
+    nets = distill.load(narrow, pairs, taught[1.0]["weights"])
+    assert not any(p.requires_grad for p in nets.parameters())
+    again = distill.errors(narrow, nets, heldout)
+    assert [again[k] for k in keys] == pytest.approx(curve.iloc[-1][keys].tolist(), rel=1e-5)
+
+
+class Spy:
+    """A scheduler that keeps the clean latents it is given."""
+
+    def __init__(self, scheduler, kept: list) -> None:
+        self.config, self.scheduler, self.kept = scheduler.config, scheduler, kept
+
+    def add_noise(self, z, noise, t):
+        self.kept.append(z.clone())
+        return self.scheduler.add_noise(z, noise, t)
+
+
+def teach(teacher, train, heldout, scheduler, pairs, how):
+    import tempfile
+    from pathlib import Path
+
+    with tempfile.TemporaryDirectory() as folder:
+        return distill.teach(teacher, train, heldout, scheduler, pairs, scratch=Path(folder), **how)
+
+
+def test_alignment_brings_a_student_nearer_to_its_teacher(narrow, tmp_path):
+    batch, before = a_batch(NARROW), state(narrow)
+    student = surgery.student(NANOSD["N2"], narrow)
+    start = distill.denoising_error(student, narrow, [batch])
+    record = distill.align(student, narrow, lambda g: batch, 10, 1e-3, tmp_path)
+    assert 0 < distill.denoising_error(student, narrow, [batch]) < start
+    assert record[-1]["step"] == 10 and not student.training
+    assert same(before, narrow.state_dict())
+
+
+def test_the_denoising_error_of_the_teacher_is_zero_and_of_nothing_one(narrow):
+    batch = a_batch(NARROW)
+    assert distill.denoising_error(narrow, narrow, [batch, batch]) == 0
+    silent = UNet2DConditionModel.from_config(narrow.config).eval()
+    nn.init.zeros_(silent.conv_out.weight), nn.init.zeros_(silent.conv_out.bias)
+    assert distill.denoising_error(silent, narrow, [batch]) == pytest.approx(1)
+
+
+# ---------------------------------------------------------------------------------------- survivors
+
+
+def test_survivors():
+    rows = [
+        ("E1", "RARA", 100, 0.0, True),
+        ("E1", "RA", 60, 0.2, True),
+        ("E1", "RR", 80, 0.3, False),  # RA is smaller and better
+        ("E1", "R", 40, 0.6, False),  # above the limit
+        ("E2", "R", 90, 0.3, True),  # another stage's RA does not beat it
+        ("E2", "RR", 90, 0.4, True),  # not fewer parameters
+        ("E2", "RA", 95, 0.5, False),  # at the limit, but E2:R is smaller and better
+        ("E3", "R", 10, 0.5, True),  # at the limit
+        ("E3", "RA", 20, 0.5, True),  # not a smaller error
+    ]
+    columns = ["stage", "code", "params", "relative_error", "kept"]
+    table = pd.DataFrame(rows, columns=columns)
+    assert distill.survivors(table, keep_error=0.5) == table.kept.tolist()
+    assert distill.survivors(table.sample(frac=1, random_state=0), 0.5) == (
+        table.sample(frac=1, random_state=0).kept.tolist()
+    )

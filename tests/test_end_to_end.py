@@ -1,0 +1,169 @@
+"""The smoke run: every notebook through the runner, and the numbers that it leaves."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import psutil
+import pytest
+
+from nanosd_lib import arch, paper
+
+ROOT = Path(__file__).parents[1]
+NOTEBOOKS = sorted(p.stem for p in (ROOT / "notebooks").glob("[0-9]*.ipynb"))
+
+
+def runner(*words: str, results: Path, **kwargs):
+    env = os.environ | {"NANOSD_RESULTS": str(results), "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-m", "nanosd_lib.runner", *words, "--profile", "smoke"]
+    return subprocess.Popen(
+        command, cwd=ROOT, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    """A whole smoke run whose kernel is killed in notebook 03, and then started again."""
+    results = tmp_path_factory.mktemp("results")
+    first = runner("reproduce", results=results)
+    state, folder = results / "smoke" / "run.json", results / "smoke"
+    victim = None
+    while victim is None and first.poll() is None:
+        time.sleep(0.2)
+        report = json.loads(state.read_text()) if state.exists() else {"notebooks": {}}
+        if report["notebooks"].get("03_fwkd", {}).get("state") == "running":
+            if list((results / "store").glob("latents-train-*")):  # in the middle of its stages
+                kernels = psutil.Process(first.pid).children(recursive=True)
+                victim = next((c for c in kernels if "ipykernel" in " ".join(c.cmdline())), None)
+    assert victim is not None, first.communicate()[0]
+    os.kill(victim.pid, signal.SIGKILL)
+    killed = first.communicate(timeout=600)[0]
+    broken = json.loads(state.read_text())
+    second = runner("reproduce", results=results)
+    resumed = second.communicate(timeout=1200)[0]
+    claims = (folder / "claims.csv").read_bytes() if second.returncode == 0 else b""
+    third = runner("reproduce", results=results)
+    again = third.communicate(timeout=600)[0]
+    return {
+        "folder": folder,
+        "killed": (first.returncode, killed, broken),
+        "resumed": (second.returncode, resumed),
+        "again": (third.returncode, again),
+        "claims": claims,
+    }
+
+
+def table(study, name: str) -> pd.DataFrame:
+    return pd.read_csv(study["folder"] / "tables" / f"{name}.csv")
+
+
+def test_a_killed_kernel_is_never_green(study):
+    code, text, report = study["killed"]
+    assert code == 1 and "03_fwkd failed" in text
+    assert report["state"] == "failed" and report["notebooks"]["03_fwkd"]["state"] != "ok"
+    assert report["notebooks"]["05_bayesian_search"]["state"] == "not run"
+
+
+def test_the_next_run_finishes_and_prints_the_ledger(study):
+    code, text = study["resumed"]
+    assert code == 0, text[-3000:]
+    assert " claims: " in text and "reproduced" in text
+    report = json.loads((study["folder"] / "run.json").read_text())
+    assert report["state"] == "ok"
+    assert {k for k, v in report["notebooks"].items() if v["state"] == "ok"} == set(NOTEBOOKS)
+
+
+def test_a_run_on_a_full_store_gives_the_same_claims(study):
+    assert study["again"][0] == 0, study["again"][1][-3000:]
+    assert (study["folder"] / "claims.csv").read_bytes() == study["claims"]
+
+
+def test_no_stage_is_computed_twice(study):
+    """In the third run every stage is loaded: its executed notebooks say so."""
+    for path in (study["folder"] / "notebooks").glob("*.ipynb"):
+        assert ": computed in" not in path.read_text(), path.name
+
+
+def test_exact_claims_are_reproduced_at_any_scale(study):
+    ledger = pd.read_csv(study["folder"] / "claims.csv").set_index("id")
+    assert len(ledger) == len(paper.claims()) and ledger.verdict.notna().all()
+    sure = [f"params-{k}" for k in ("sd15", "tinysd", "hand-tuned", "n1", "n2", "n3", "n4", "n5")]
+    sure += ["params-n6", "params-n7", "ablation-params", "space-size", "combinations-compose"]
+    sure += ["tiles-poster", "tiles-article", "photo-latency-w4", "sd15-int8-memory"]
+    sure += ["decision-space", "objectives", "search-training-free", "surrogates-trained"]
+    assert ledger.verdict[sure].eq("reproduced").all(), ledger.verdict[sure]
+    assert ledger.verdict["string-tinysd-printed"] == "differs"
+    assert ledger.loc["params-tinysd", "ours"] == pytest.approx(323.384964, abs=1e-3)
+
+
+def test_every_measurable_claim_has_a_measurement(study):
+    """A claim of an existing notebook is recorded, unless it needs weights or a device."""
+    ledger = pd.read_csv(study["folder"] / "claims.csv")
+    ours = ledger[ledger.notebook.isin(NOTEBOOKS) & (ledger.verdict == "not run")]
+    kinds = {c.id: c.kind for c in paper.claims()}
+    missing = [i for i in ours.id if not kinds[i].startswith("needs")]
+    assert missing == []
+
+
+def test_teacher_table(study):
+    t = table(study, "teacher").set_index("metric").value
+    assert t["VAE PSNR, held-out scenes (dB)"] > 26
+    assert t["VAE PSNR, held-out photographs (dB)"] > 22  # 16 crops scatter by a decibel or two
+    assert t["attribute classifier, held-out renders, both"] > 0.95
+    frechet = t["Frechet distance to held-out renders"]
+    assert frechet < t["Frechet distance, untrained network"]
+
+
+def test_surrogates_and_search_tables(study):
+    surrogates = table(study, "surrogates")
+    assert len(surrogates) == 30 and surrogates.relative_error.gt(0).all()
+    curve = table(study, "fwkd_curve")
+    first, last = curve.iloc[0].drop("step"), curve.iloc[-1].drop("step")
+    assert (last < first).mean() > 0.8  # ten small steps teach nearly all of them something
+    trials = table(study, "search_trials")
+    assert set(trials.direction) == {"latency", "params"} and trials.tafid.gt(0).all()
+    for _, t in trials.groupby(["direction", "search"]):
+        assert t.arch.is_unique and t.hypervolume.is_monotonic_increasing
+        assert all(str(arch.Arch.parse(a)) == a for a in t.arch)
+
+
+def test_family_and_sensitivity_tables(study):
+    family = table(study, "family")
+    assert set(arch.NANOSD) - {"SD1.5"} <= {m.replace("NanoSD", "N") for m in family.model}
+    assert family[["latency_ms", "tafid_assembled", "tafid_aligned"]].gt(0).all().all()
+    sensitivity = table(study, "sensitivity").set_index("removed")
+    assert sensitivity.eps_error.gt(0).all()
+    assert sensitivity.params_saved_share["E4+M+D4"] == pytest.approx(0.375, abs=0.02)
+
+
+def test_papermill_alone_runs_a_notebook(tmp_path):
+    env = os.environ | {"NANOSD_RESULTS": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+    out = tmp_path / "out.ipynb"
+    words = ["papermill", "notebooks/01_tiling_analysis.ipynb", str(out), "-p", "profile", "smoke"]
+    kernel = ["-k", "python3", "--cwd", "notebooks"]
+    done = subprocess.run(
+        [sys.executable, "-m", *words, *kernel], cwd=ROOT, env=env, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert (tmp_path / "smoke" / "tables" / "tiling.csv").exists()
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_notebooks_are_clean(name):
+    """Outputs stripped, a parameters cell, no cell that is a program, no machine's paths."""
+    book = json.loads((ROOT / "notebooks" / f"{name}.ipynb").read_text())
+    code = [c for c in book["cells"] if c["cell_type"] == "code"]
+    assert not any(c["outputs"] or c["execution_count"] for c in code)
+    assert sum("parameters" in c["metadata"].get("tags", []) for c in code) == 1
+    assert max("".join(c["source"]).count("\n") for c in code) <= 30
+    assert not any(
+        f'"{p}' in "".join(c["source"]) for c in code for p in ("/home", "/tmp", "/root")
+    )
+    assert f'open_run("{name}"' in "".join(code[1]["source"])

@@ -1,0 +1,82 @@
+"""profiles: three budgets, strict types, one-line refusals that name the fix."""
+
+from __future__ import annotations
+
+import pytest
+from pydantic import ValidationError
+
+from nanosd_lib import profiles
+
+
+@pytest.mark.parametrize("name", profiles.NAMES)
+def test_every_profile_loads_under_its_own_name(name):
+    assert profiles.load(name).name == name
+
+
+def test_smoke_is_much_smaller_than_mini():
+    smoke, mini = profiles.load("smoke"), profiles.load("mini")
+    assert 10 * smoke.fwkd.steps <= mini.fwkd.steps
+    assert smoke.model_dump().keys() == mini.model_dump().keys()
+
+
+def test_overrides_replace_single_fields():
+    profile = profiles.load("mini", {"fwkd.steps": 10, "fwkd.data_fraction": 0.5, "threads": 1})
+    assert (profile.fwkd.steps, profile.fwkd.data_fraction, profile.threads) == (10, 0.5, 1)
+    assert profile.search == profiles.load("mini").search
+
+
+def test_a_profile_cannot_be_assigned_to():
+    with pytest.raises(ValidationError):
+        profiles.load("mini").fwkd.steps = 3
+
+
+def refusal(name, overrides=None):
+    with pytest.raises(ValueError) as error:
+        profiles.load(name, overrides)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_an_unknown_profile_is_refused_with_a_guess():
+    assert refusal("mni") == (
+        "profile 'mni' does not exist: use one of smoke, mini, sd15 (did you mean 'mini'?)"
+    )
+    assert "does not exist" in refusal(None)
+
+
+@pytest.mark.parametrize(
+    ("key", "says"),
+    [
+        ("fwkd.stepz", "did you mean 'fwkd.steps'?"),
+        ("fkwd.steps", "use one of teacher, dtype"),
+        ("fwkd", "is a section: use one of fwkd.steps"),
+        ("fwkd.steps.more", "too deep"),
+        ("name", "does not exist"),
+        (3, "a dotted name like 'fwkd.steps'"),
+    ],
+)
+def test_an_unknown_override_is_refused(key, says):
+    assert says in refusal("mini", {key: 10})
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "says"),
+    [
+        ("fwkd.steps", "ten", "fwkd.steps = 'ten' (str) is refused: input should be a valid int"),
+        ("fwkd.steps", 10.0, "fwkd.steps"),
+        ("fwkd.steps", True, "(bool) is refused"),
+        ("fwkd.steps", 0, "greater than or equal to 1"),
+        ("fwkd.lr", float("nan"), "fwkd.lr"),
+        ("fwkd.lr", "1e-3", "valid number"),
+        ("fwkd.data_fraction", "all", "fwkd.data_fraction"),
+        ("fwkd.data_fraction", 2.0, "fwkd.data_fraction = 2.0"),
+        ("device", "tpu", "'auto', 'cpu' or 'cuda'"),
+        ("threads", object(), "not plain data"),
+    ],
+)
+def test_a_wrong_value_is_refused_with_field_value_and_type(key, value, says):
+    assert says in refusal("mini", {key: value})
+
+
+def test_overrides_that_are_no_dict_are_refused():
+    assert "a dict of dotted keys" in refusal("mini", ["fwkd.steps"])

@@ -1,0 +1,182 @@
+"""quality: the Frechet distance against another formula, and images that depend on their seed."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from torch import Tensor
+from transformers import CLIPTextModel
+
+from nanosd_lib import arch, judges, quality, surgery, teacher
+from nanosd_lib.quality import Protocol
+
+
+def draw(n: int, d: int, seed: int) -> Tensor:
+    g = torch.Generator().manual_seed(seed)
+    mix = torch.randn(d, d, generator=g, dtype=torch.float64)
+    return torch.randn(n, d, generator=g, dtype=torch.float64) @ mix / d**0.5
+
+
+def frechet_by_svd(a: Tensor, b: Tensor) -> float:
+    """No matrix root: tr (C_a C_b)^(1/2) is the nuclear norm of A B^T by the degrees of freedom."""
+    x, y = (f - f.mean(0) for f in (a, b))
+    n, m = len(a) - 1, len(b) - 1
+    root = torch.linalg.svdvals(x @ y.T).sum() / (n * m) ** 0.5
+    shift = (a.mean(0) - b.mean(0)).square().sum()
+    return float(shift + x.square().sum() / n + y.square().sum() / m - 2 * root)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    torch.manual_seed(0)
+    words = judges.tokenizer()
+    text = CLIPTextModel(judges.clip(words).config.text_config).eval()
+    parts = AutoencoderKL(**teacher.VAE).eval(), text, words
+    made = teacher.pipeline(*parts, UNet2DConditionModel(**teacher.UNET).eval())
+    made.set_progress_bar_config(disable=True)
+    return made
+
+
+# ------------------------------------------------------------------------------------------ Frechet
+
+
+def test_equal_sets_have_no_distance():
+    a = draw(300, 16, seed=0)
+    assert quality.frechet(a, a) == pytest.approx(0, abs=1e-6)
+    assert quality.frechet(a, a.flip(0)) == pytest.approx(0, abs=1e-6)
+
+
+def test_a_shift_costs_its_square():
+    a, shift = draw(300, 16, seed=0), torch.linspace(-1, 2, 16, dtype=torch.float64)
+    want = float(shift.square().sum())
+    assert quality.frechet(a, a + shift) == pytest.approx(want, abs=1e-6)
+
+
+def test_a_scale_costs_its_square():
+    a = draw(300, 16, seed=0)
+    a = a - a.mean(0)
+    trace = float(a.square().sum() / 299)
+    assert quality.frechet(a, 3 * a) == pytest.approx(4 * trace, rel=1e-6)
+
+
+@pytest.mark.parametrize("n, m, d", [(400, 400, 16), (300, 200, 32), (256, 256, 64)])
+def test_agreement_with_singular_values(n, m, d):
+    a, b = draw(n, d, seed=1), 1.3 * draw(m, d, seed=2) + 0.2
+    got = quality.frechet(a, b)
+    assert got == pytest.approx(frechet_by_svd(a, b), abs=1e-4)
+    assert got == pytest.approx(quality.frechet(b, a), abs=1e-4) and got > 1
+
+
+def test_agreement_on_fewer_images_than_features():
+    a, b = draw(32, 64, seed=1), draw(32, 64, seed=2)
+    assert quality.frechet(a, b) == pytest.approx(frechet_by_svd(a, b), rel=1e-3)
+
+
+# ------------------------------------------------------------------------------------------ numbers
+
+
+def test_psnr_of_a_known_difference():
+    a = torch.zeros(2, 3, 8, 8)
+    b = torch.stack([a[0] + 0.2, a[1] - 0.02])  # a tenth and a hundredth of the range
+    assert quality.psnr(a, b).tolist() == pytest.approx([20, 40], abs=1e-3)
+    assert quality.psnr(a, a).tolist() == pytest.approx([100, 100])
+
+
+def test_cosine_of_pairs():
+    a = draw(50, 8, seed=0)
+    assert quality.cosine(a, 2 * a) == pytest.approx(1) == -quality.cosine(a, -a)
+    assert quality.cosine(torch.eye(4), torch.eye(4).roll(1, 0)) == pytest.approx(0)
+
+
+def test_a_protocol_says_everything():
+    p = Protocol("mini-clip", 256, 8, 7.5, 3)
+    assert str(p) == "mini-clip, n=256, 8 steps, cfg 7.5, seed 3"
+    assert str(Protocol("mini-clip", 256, 8, 3.0, 3)).endswith("cfg 3, seed 3")
+    assert len({p, Protocol("mini-clip", 256, 8, 7.5, 3)}) == 1
+
+
+# ----------------------------------------------------------------------------------------- features
+
+
+def test_an_unknown_extractor_is_refused_in_one_line():
+    with pytest.raises(ValueError, match="features 'vgg': use mini-clip or inception-2015") as err:
+        quality.extractor("vgg")
+    assert "\n" not in str(err.value)
+
+
+def test_missing_weights_say_how_to_get_them(monkeypatch, tmp_path):
+    monkeypatch.setattr(quality, "ROOT", tmp_path)
+    with pytest.raises(FileNotFoundError, match="git checkout data/mini-clip") as err:
+        quality.extractor("mini-clip")
+    assert "\n" not in str(err.value)
+
+
+def test_features_do_not_depend_on_the_batch():
+    look = lambda x: x.flatten(1)[:, :5]  # noqa: E731
+    x = torch.rand(7, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    got = quality.features(look, x, batch=2)
+    assert got.dtype == torch.float64 and torch.equal(got, look(x).double())
+
+
+# ------------------------------------------------------------------------------------------- images
+
+
+def fake_pipe(size: int, channels: int) -> SimpleNamespace:
+    config = SimpleNamespace(sample_size=size, in_channels=channels)
+    return SimpleNamespace(unet=SimpleNamespace(config=config))
+
+
+def test_noise_of_an_image_depends_on_seed_and_number_alone():
+    one = fake_pipe(8, 4)
+    ten = quality.noise(one, 10, seed=3)
+    assert ten.shape == (10, 4, 8, 8) and torch.equal(ten[:4], quality.noise(one, 4, seed=3))
+    assert not torch.equal(ten, quality.noise(one, 10, seed=4))
+    assert len({z.numpy().tobytes() for z in ten}) == 10
+    assert abs(float(quality.noise(one, 64, 0).std()) - 1) < 0.02
+
+
+def test_images_do_not_depend_on_the_batch(pipe):
+    prompts = ["a red cube", "a blue cone", "an orange sphere"]
+    protocol = Protocol("none", 3, 2, 3.0, seed=1)
+    whole = quality.generate(pipe, prompts, protocol, batch=3)
+    parts = quality.generate(pipe, prompts, protocol, batch=2)
+    assert whole.shape == (3, 3, 64, 64) and whole.abs().max() <= 1
+    torch.testing.assert_close(whole, parts, rtol=0, atol=1e-3)
+    given = quality.generate(pipe, prompts, protocol, batch=3, z=quality.noise(pipe, 3, 1))
+    assert torch.equal(whole, given)
+    other = quality.generate(pipe, prompts, Protocol("none", 3, 2, 3.0, seed=2), batch=3)
+    assert float((whole - other).abs().max()) > 0.01
+
+
+def test_another_unet_in_the_same_pipeline(pipe):
+    student = surgery.student(arch.NANOSD["N2"], pipe.unet)
+    other = quality.with_unet(pipe, student)
+    assert other.unet is student and pipe.unet is not student
+    assert all(v is pipe.components[k] for k, v in other.components.items() if k != "unet")
+
+
+def test_the_bundled_teacher_and_its_judges():
+    made = quality.load_teacher("data/sd-mini")
+    assert not any(p.requires_grad for p in made.unet.parameters())
+    assert {p.dtype for p in made.unet.parameters()} == {torch.float32}
+    assert type(made.scheduler).__name__ == "DPMSolverMultistepScheduler"
+    protocol = Protocol("mini-clip", 4, 4, 3.0, seed=0)
+    x = quality.generate(made, ["a red cube on sand at noon"] * 4, protocol)
+    f = quality.features(quality.extractor("mini-clip"), x)
+    assert f.shape == (4, 64) and bool(f.isfinite().all())
+    g = torch.Generator().manual_seed(0)
+    apart = [quality.perceptual(x, x + s * torch.randn(x.shape, generator=g)) for s in (0, 0.1, 1)]
+    assert (apart[0] == 0).all() and (apart[0] < apart[1]).all() and (apart[1] < apart[2]).all()
+    assert np.isfinite(quality.frechet(f, f.roll(1, 0)))

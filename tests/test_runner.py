@@ -1,0 +1,180 @@
+"""runner: a notebook that did not run to its end can never look as if it had."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import nbformat
+import psutil
+import pytest
+
+from nanosd_lib import kernels, runner
+from nanosd_lib.provenance import ROOT
+
+PARAMETERS = "profile = 'mini'\nseed = 0\noverrides = {}"
+LEDGER = """
+from nanosd_lib import layout
+folder = layout.results_folder(profile, seed, overrides)
+_ = (folder / "claims.csv").write_text("id,verdict\\na,reproduced\\nb,reproduced\\nc,not run\\n")
+"""
+
+
+def notebook(path, *cells, parameters=PARAMETERS):
+    book = nbformat.v4.new_notebook()
+    book.metadata["kernelspec"] = {"name": "python3", "language": "python", "display_name": "P"}
+    first = nbformat.v4.new_code_cell(parameters, metadata={"tags": ["parameters"]})
+    book.cells = [first, *(nbformat.v4.new_code_cell(cell) for cell in cells)]
+    path.parent.mkdir(exist_ok=True)
+    nbformat.write(book, path)
+    return path
+
+
+@pytest.fixture
+def books(tmp_path, monkeypatch):
+    """An empty folder of notebooks, and a teacher that is there."""
+    teacher = tmp_path / "teacher"
+    teacher.mkdir()
+    (teacher / "model_index.json").write_text("{}")
+    monkeypatch.setenv("NANOSD_RESULTS", str(tmp_path / "results"))
+    (tmp_path / "books").mkdir()
+    return tmp_path / "books"
+
+
+def run(books, verb="reproduce", *more):
+    teacher = f"teacher.path={books.parent / 'teacher'}"
+    code = runner.main([verb, "--profile", "smoke", "--set", teacher, *more], books)
+    reports = list((books.parent / "results").glob("smoke*/run.json"))
+    return code, json.loads(reports[0].read_text()) if reports else None
+
+
+def test_a_study_that_runs_through(books, capfd):
+    notebook(books / "02_b.ipynb", "import os; print(os.environ['HF_HUB_OFFLINE'], seed)")
+    notebook(books / "11_c.ipynb", LEDGER)
+    code, report = run(books)
+    assert code == 0 and report["state"] == "ok"
+    assert [(n, e["state"]) for n, e in report["notebooks"].items()] == [
+        ("02_b", "ok"),
+        ("11_c", "ok"),
+    ]
+    assert report["notebooks"]["02_b"]["seconds"] > 0
+    assert 0.01 < report["notebooks"]["02_b"]["peak_gb"] < 4
+    assert {"platform", "cpu", "cores", "ram_gb", "versions"} <= report["machine"].keys()
+    assert report["profile"] == "smoke" and report["lock"] and "commit" in report["git"]
+    out = capfd.readouterr().out
+    assert "3 claims: 2 reproduced, 1 not run" in out and "everything is in" in out
+    saved = next((books.parent / "results").glob("smoke*/notebooks/02_b.ipynb"))
+    book = nbformat.read(saved, as_version=4)
+    assert book.cells[-1].outputs[0].text == "1 0\n"
+    assert book.metadata.papermill.input_path == "02_b.ipynb"
+    assert book.metadata.papermill.output_path == "02_b.ipynb"
+
+
+def test_a_raising_cell_stops_the_study(books, capfd):
+    notebook(books / "02_b.ipynb", "1 / 0", "print('never')")
+    notebook(books / "03_c.ipynb", LEDGER)
+    code, report = run(books)
+    assert code == 1 and report["state"] == "failed"
+    assert report["notebooks"]["02_b"]["state"] == "failed"
+    assert report["notebooks"]["02_b"]["error"].startswith("code cell 3 of 4: ZeroDivisionError")
+    assert report["notebooks"]["03_c"] == {"state": "not run"}
+    err = capfd.readouterr().err
+    assert "02_b failed: code cell 3 of 4: ZeroDivisionError: division by zero" in err
+    assert "notebooks/02_b.ipynb" in err and "make reproduce PROFILE=smoke SEED=0" in err
+
+
+@pytest.mark.parametrize("cell", ["import os; os.kill(os.getpid(), 9)", "import os; os._exit(0)"])
+def test_a_dead_kernel_is_a_failure(books, cell, capfd):
+    notebook(books / "02_b.ipynb", "print('before')", cell, "print('after')")
+    notebook(books / "03_c.ipynb", LEDGER)
+    code, report = run(books)
+    assert code == 1 and report["state"] == "failed"
+    assert "code cell 4 of 5: DeadKernelError" in report["notebooks"]["02_b"]["error"]
+    assert report["notebooks"]["03_c"] == {"state": "not run"}
+    saved = next((books.parent / "results").glob("smoke*/notebooks/02_b.ipynb"))
+    book = nbformat.read(saved, as_version=4)
+    states = [cell.metadata.papermill.status for cell in book.cells if cell.cell_type == "code"]
+    assert states[-2:] == ["failed", "pending"] and "This run failed" in book.cells[0].source
+
+
+def test_the_next_run_is_green_again(books):
+    notebook(books / "02_b.ipynb", "1 / 0")
+    notebook(books / "03_c.ipynb", LEDGER)
+    assert run(books)[0] == 1
+    notebook(books / "02_b.ipynb", "1 / 1")
+    code, report = run(books, "run", "--nb", "2")
+    assert code == 0 and report["notebooks"]["02_b"]["state"] == "ok"
+    assert report["notebooks"]["03_c"]["state"] == "not run"  # kept from the study before
+    assert run(books)[0] == 0
+
+
+def test_a_study_without_a_ledger_is_not_green(books, capfd):
+    notebook(books / "02_b.ipynb")
+    code, report = run(books)
+    assert code == 1 and report["state"] == "failed"
+    assert "did not write" in capfd.readouterr().err
+
+
+def refused(books, capfd, *argv, verb="reproduce"):
+    teacher = ["--set", f"teacher.path={books.parent / 'teacher'}"]
+    assert runner.main([verb, *teacher, *argv], books) == 2
+    assert not (books.parent / "results").exists()
+    (line,) = capfd.readouterr().err.splitlines()
+    return line
+
+
+def test_what_cannot_run_is_refused_in_one_line(books, capfd):
+    assert "holds no numbered notebook" in refused(books, capfd)
+    notebook(books / "02_b.ipynb", LEDGER)
+    assert "did you mean 'mini'?" in refused(books, capfd, "--profile", "mni")
+    assert "an integer from 0 up" in refused(books, capfd, "--seed", "-1")
+    assert "an integer from 0 up" in refused(books, capfd, "--seed", "two")
+    assert "did you mean 'fwkd.steps'" in refused(books, capfd, "--set", "fwkd.step=3")
+    assert "fwkd.steps = 'x' (str)" in refused(books, capfd, "--set", "fwkd.steps=x")
+    assert "key=value is wanted" in refused(books, capfd, "--set", "fwkd.steps")
+    assert "make teacher" in refused(books, capfd, "--set", "teacher.path=data/nowhere")
+    assert "use one of 02" in refused(books, capfd, "--nb", "13", verb="run")
+    assert "use one of 02" in refused(books, capfd, verb="run")
+
+
+def test_unknown_parameters_are_refused_before_a_kernel_starts(books, tmp_path, capfd):
+    path = notebook(books / "02_b.ipynb", "1", parameters="profile = 'mini'\nseed = 0")
+    assert "has no parameter 'overrides': it declares profile, seed" in refused(books, capfd)
+    with pytest.raises(ValueError, match="has no parameter 'profil'"):
+        kernels.execute(path, tmp_path / "out.ipynb", {"profil": "mini"}, {})
+    assert not (tmp_path / "out.ipynb").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_kernel_and_study(books, number):
+    ready = books.parent / "ready"
+    sleep = f"import os, pathlib, time\npathlib.Path({str(ready)!r}).write_text(str(os.getpid()))"
+    notebook(books / "02_b.ipynb", sleep + "\ntime.sleep(300)")
+    imports = "import sys; from pathlib import Path; from nanosd_lib import runner"
+    code = f"{imports}; sys.exit(runner.main(sys.argv[1:], Path({str(books)!r})))"
+    teacher = f"teacher.path={books.parent / 'teacher'}"
+    command = [sys.executable, "-c", code, "reproduce", "--profile", "smoke", "--set", teacher]
+    process = subprocess.Popen(
+        command, env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.time() + 120
+    while not (ready.exists() and ready.read_text()):
+        assert time.time() < deadline and process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    assert "interrupted; go on with: make reproduce PROFILE=smoke" in err
+    assert not psutil.pid_exists(int(ready.read_text()))
+    report = json.loads(next((books.parent / "results").glob("smoke*/run.json")).read_text())
+    assert report["state"] == report["notebooks"]["02_b"]["state"] == "interrupted"
+
+
+def test_a_kernel_that_dies_in_the_last_cell_is_a_failure(books):
+    notebook(books / "11_c.ipynb", LEDGER + "\nimport os, time; time.sleep(0.5); os._exit(0)")
+    code, report = run(books)
+    assert code == 1 and report["notebooks"]["11_c"]["state"] == "failed"

@@ -1,0 +1,342 @@
+"""store: what is whole is loaded, what is not is computed again, and nothing in between is used."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+import nanosd_lib
+from nanosd_lib import artifacts, layout, provenance, store
+
+TOY = """
+import time
+import pandas as pd
+import torch
+from PIL import Image
+
+from nanosd_lib import toyhelp
+
+CALLS = []
+
+
+def everything(n, lamp=None):
+    CALLS.append(n)
+    return {
+        "table": pd.DataFrame({"n": range(n)}),
+        "weights": {"a": torch.arange(n), "b": torch.rand(n)},
+        "picture": Image.new("RGB", (n, n), "red"),
+        "fact": {"n": n, "f": [0.5, None, "x"]},
+    }
+
+
+def bad(n):
+    return {"thing": object()}
+
+
+def resumes(n, scratch):
+    done = len(list(scratch.iterdir()))
+    for i in range(done, n):
+        (scratch / str(i)).write_text("")
+        time.sleep(0.05)
+    return {"resumed_at": done}
+"""
+
+
+@pytest.fixture
+def toy(tmp_path, monkeypatch):
+    """A module nanosd_lib.toy (and one it imports) that lives in a temporary folder."""
+    package = tmp_path / "package"
+    package.mkdir()
+    (package / "toy.py").write_text(TOY)
+    (package / "toyhelp.py").write_text("X = 1\n")
+    monkeypatch.setattr(nanosd_lib, "__path__", [*nanosd_lib.__path__, str(package)])
+    monkeypatch.setenv("NANOSD_RESULTS", str(tmp_path / "results"))
+    import nanosd_lib.toy as module
+
+    yield module
+    for name in ("toy", "toyhelp"):
+        sys.modules.pop(f"nanosd_lib.{name}", None)
+        provenance.AT_START.pop(f"nanosd_lib.{name}", None)
+        vars(nanosd_lib).pop(name, None)
+
+
+@pytest.fixture
+def teacher(tmp_path):
+    """The smallest folder that passes for a teacher; returns the overrides that name it."""
+    folder = tmp_path / "teacher"
+    (folder / "unet").mkdir(parents=True)
+    (folder / "unet" / "w.safetensors").write_bytes(b"weights")
+    index = {"_class_name": "P", "unet": ["diffusers", "U"], "safety_checker": [None, None]}
+    (folder / "model_index.json").write_text(json.dumps(index))
+    return {"teacher.path": str(folder), "device": "cpu"}
+
+
+@pytest.fixture
+def run(toy, teacher):
+    return store.open_run("02_toy", "smoke", 0, teacher)
+
+
+def test_a_stage_is_computed_once_and_reads_back_equal(run, toy, capsys):
+    first = run.stage("toy", toy.everything, {"n": 3})
+    assert "stage toy: computed in" in capsys.readouterr().out
+    second = run.stage("toy", toy.everything, {"n": 3})
+    assert capsys.readouterr().out == "stage toy: loaded (0.0 MB)\n"
+    assert toy.CALLS == [3] and first.key == second.key
+    assert second.names == ("fact", "picture", "table", "weights")
+    assert second["fact"] == first["fact"] == {"n": 3, "f": [0.5, None, "x"]}
+    pd.testing.assert_frame_equal(second["table"], pd.DataFrame({"n": range(3)}))
+    assert torch.equal(second["weights"]["b"], first["weights"]["b"])
+    assert second["picture"].getpixel((0, 0)) == (255, 0, 0)
+    with pytest.raises(KeyError, match="it has fact, picture"):
+        second["tabel"]
+
+
+def test_the_key_follows_params_inputs_and_source(run, toy, monkeypatch):
+    def key(params=None, inputs=()):
+        return run.stage("toy", toy.everything, params or {"n": 2}, inputs).key
+
+    one = run.stage("toy", toy.everything, {"n": 1})
+    keys = [key(), key({"n": 3}), key(inputs=("hash",)), key(inputs=(one,))]
+    (run.folder.parents[1] / "package" / "toyhelp.py").write_text("X = 2\n")
+    with pytest.raises(RuntimeError, match="toyhelp was edited after this kernel started"):
+        key()
+    monkeypatch.delitem(provenance.AT_START, "nanosd_lib.toyhelp")
+    keys.append(key())
+    monkeypatch.setattr("nanosd_lib.stages.lock_hash", lambda: "another lock")
+    keys.append(key())
+    assert len(set(keys)) == len(keys)
+
+
+def test_the_thread_count_is_not_part_of_the_key(run, toy):
+    first = run.stage("toy", toy.everything, {"n": 2}).key
+    torch.set_num_threads(run.profile.threads + 1)
+    assert run.stage("toy", toy.everything, {"n": 2}).key == first
+
+
+def test_random_numbers_do_not_depend_on_what_ran_before(run, toy):
+    torch.manual_seed(1)
+    first = run.stage("toy", toy.everything, {"n": 4})
+    after = torch.rand(1)
+    torch.manual_seed(1)
+    assert torch.rand(1) == after  # the stage left the generator where it was
+    artifacts.shutil.rmtree(first.path)
+    again = run.stage("toy", toy.everything, {"n": 4})
+    assert torch.equal(first["weights"]["b"], again["weights"]["b"])
+
+
+def test_functions_outside_the_library_are_refused(run, toy):
+    def local():
+        return {}
+
+    for fn in (local, lambda: {}, os.getcwd):
+        with pytest.raises(ValueError, match="must stand in a module of nanosd_lib"):
+            run.stage("toy", fn, {})
+    foreign = lambda: 0  # noqa: E731
+    foreign.__module__ = "__main__"
+    with pytest.raises(ValueError, match="must stand in a module of nanosd_lib"):
+        run.stage("toy", toy.everything, {"n": 1}, lamp=foreign)
+
+
+def test_values_and_names_that_cannot_be_kept_are_named(run, toy):
+    with pytest.raises(TypeError, match=r"value 'thing' \(object\)"):
+        run.stage("toy", toy.bad, {"n": 1})
+    with pytest.raises(TypeError, match="Tensor is not plain data; hand it over as context"):
+        run.stage("toy", toy.everything, {"n": torch.ones(1)})
+    for name in ("../toy", "", ".toy", "a/b"):
+        with pytest.raises(ValueError, match="is refused"):
+            run.stage(name, toy.everything, {"n": 1})
+    assert not list(run.store.glob(".tmp*"))
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[:-9])
+
+
+def flip(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 4
+    path.write_bytes(data)
+
+
+FILES = ("table.parquet", "weights.safetensors", "picture.png", "fact.json", "manifest.json")
+
+
+@pytest.mark.parametrize("harm", [truncate, flip, os.remove])
+@pytest.mark.parametrize("file", FILES)
+def test_a_damaged_artifact_is_named_and_computed_again(run, toy, capsys, harm, file):
+    good = run.stage("toy", toy.everything, {"n": 3})
+    harm(good.path / file)
+    capsys.readouterr()
+    again = run.stage("toy", toy.everything, {"n": 3})
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2 and "is damaged" in lines[0] and file in lines[0]
+    assert toy.CALLS == [3, 3] and again["fact"] == {"n": 3, "f": [0.5, None, "x"]}
+
+
+def test_an_artifact_that_is_already_there_is_kept(run, toy, tmp_path):
+    folder = tmp_path / "a"
+    first = artifacts.write(folder, "k", {"x": 1}, {})
+    second = artifacts.write(folder, "k", {"x": 2}, {})
+    assert first["x"] == second["x"] == 1
+    assert [p.name for p in tmp_path.glob(".tmp*")] == []
+
+
+def test_a_failure_at_any_write_leaves_nothing(run, toy, monkeypatch):
+    real, left = os.fsync, [0]
+
+    def full(handle):
+        left[0] -= 1
+        if left[0] < 0:
+            raise OSError(28, "No space left on device")
+        return real(handle)
+
+    monkeypatch.setattr(artifacts.os, "fsync", full)
+    for n in range(6):  # four values, the manifest, the folder
+        left[0] = n
+        with pytest.raises(OSError, match="No space"):
+            run.stage("toy", toy.everything, {"n": 3})
+        assert not [p for p in run.store.iterdir() if p.name not in (".locks", ".scratch")]
+
+
+CHILD = """
+import sys
+import nanosd_lib
+nanosd_lib.__path__ = [*nanosd_lib.__path__, {package!r}]
+from nanosd_lib import store, toy
+run = store.open_run("02_toy", "smoke", 0, {overrides!r})
+print(run.stage("slow", toy.resumes, {{"n": 20}})["resumed_at"], flush=True)
+"""
+
+
+def child(teacher):
+    code = CHILD.format(package=list(nanosd_lib.__path__)[-1], overrides=teacher)
+    env = {**os.environ, "PYTHONPATH": str(provenance.ROOT)}
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True)
+
+
+def test_a_killed_stage_goes_on_from_its_scratch_folder(run, toy, teacher):
+    first = child(teacher)
+    deadline = time.time() + 120
+    while len(list((run.store / ".scratch").glob("slow-*/*"))) < 3:
+        assert time.time() < deadline and first.poll() is None
+        time.sleep(0.02)
+    os.kill(first.pid, signal.SIGKILL)
+    first.wait()
+    assert not list(run.store.glob("slow-*"))
+    assert run.stage("slow", toy.resumes, {"n": 20})["resumed_at"] >= 3
+    assert not list((run.store / ".scratch").iterdir())
+
+
+def test_two_processes_share_one_computation(run, toy, teacher):
+    both = [child(teacher), child(teacher)]
+    said = [process.communicate(timeout=240)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    assert sum("computed" in text for text in said) == 1
+    assert sum("loaded" in text for text in said) == 1
+    assert all(text.splitlines()[-1] == "0" for text in said)
+
+
+def test_leftovers_of_dead_processes_are_swept(run, teacher):
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    host = artifacts.socket.gethostname()
+    gone, mine = (run.store / f".tmp-{host}-{pid}-0a" for pid in (dead.pid, os.getpid()))
+    gone.mkdir()
+    mine.mkdir()
+    store.open_run("02_toy", "smoke", 0, teacher)
+    assert not gone.exists() and mine.exists()
+
+
+def test_opening_a_run_checks_everything(toy, teacher):
+    for seed in (-1, True, "0", 1.0, None):
+        with pytest.raises(ValueError, match="an integer from 0 up"):
+            store.open_run("02_toy", "smoke", seed, teacher)
+    with pytest.raises(ValueError, match="did you mean 'smoke'"):
+        store.open_run("02_toy", "smok", 0, teacher)
+    with pytest.raises(ValueError, match="is refused"):
+        store.open_run("../02_toy", "smoke", 0, teacher)
+    with pytest.raises(FileNotFoundError, match="nowhere is missing.*make teacher") as error:
+        store.open_run("02_toy", "smoke", 0, {"teacher.path": "data/nowhere"})
+    assert "git checkout data/sd-mini" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_teacher_with_a_part_missing_is_refused(teacher, tmp_path):
+    (tmp_path / "teacher" / "unet" / "w.safetensors").unlink()
+    (tmp_path / "teacher" / "unet").rmdir()
+    with pytest.raises(FileNotFoundError, match="teacher/unet is missing"):
+        layout.check_run("smoke", 0, teacher)
+
+
+def test_folders_and_seeds(toy, teacher, tmp_path):
+    one = store.open_run("02_toy", "smoke", 0, teacher)
+    drawn = torch.rand(1)
+    two = store.open_run("02_toy", "smoke", 3, {**teacher, "fwkd.steps": 2})
+    assert one.folder.name[:6] == "smoke-" and len(one.folder.name) == 6 + 8
+    assert two.folder.name[:12] == "smoke-seed3-" and one.folder.parent == tmp_path / "results"
+    assert layout.results_folder("mini", 0).name == "mini"
+    assert layout.results_folder("mini", 2, {}).name == "mini-seed2"
+    store.open_run("02_toy", "smoke", 0, teacher)
+    assert torch.rand(1) == drawn and torch.get_num_threads() == one.profile.threads
+
+
+def test_the_teachers_key_is_the_hash_of_its_files(run, tmp_path, teacher):
+    (tmp_path / "teacher" / ".hidden").write_text("x")
+    other = store.open_run("02_toy", "smoke", 0, teacher)
+    assert other.teacher_key == run.teacher_key == store.teacher_hash(run.teacher)
+    (tmp_path / "teacher" / "unet" / "w.safetensors").write_bytes(b"weightz")
+    assert store.teacher_hash(run.teacher) != run.teacher_key
+
+
+def test_tables_figures_and_records(run, teacher):
+    table = pd.DataFrame({"a": [1 / 3, 2.0], "b": ["x", "y"]})
+    assert run.table("toy", table) is table
+    assert (run.folder / "tables/toy.csv").read_text() == "a,b\n0.333333,x\n2,y\n"
+    assert list(run.read_table("toy", from_notebook="02").columns) == ["a", "b"]
+    with pytest.raises(FileNotFoundError) as error:
+        run.read_table("stages", from_notebook="02")
+    assert str(error.value) == (
+        "tables/stages.csv is missing: run notebook 02 first (make run NB=02 PROFILE=smoke)"
+    )
+    figure, axes = plt.subplots()
+    axes.plot([1, 2])
+    assert run.figure("toy", figure) is figure
+    first = (run.folder / "figures/toy.png").read_bytes()
+    run.figure("toy", figure)
+    assert first == (run.folder / "figures/toy.png").read_bytes() and b"Software" not in first
+    assert Image.open(run.folder / "figures/toy.png").info["dpi"][0] == pytest.approx(110, 0.01)
+    plt.close(figure)
+
+
+def test_records_are_joined_and_replaced_by_notebook(run, teacher):
+    run.record("old", 1, "exact")
+    again = store.open_run("02_toy", "smoke", 0, teacher)
+    assert set(again.records()) == {"old"}
+    again.record("params", torch.tensor(3), "exact")
+    other = store.open_run("03_other", "smoke", 0, teacher)
+    other.record("error", 0.5, "128 held-out pairs")
+    assert other.records() == {
+        "params": {"value": 3.0, "protocol": "exact", "notebook": "02_toy"},
+        "error": {"value": 0.5, "protocol": "128 held-out pairs", "notebook": "03_other"},
+    }
+    for value in (float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="is not a measurement"):
+            other.record("error", value, "x")
+    other.record("params", 4, "x")
+    with pytest.raises(ValueError, match="recorded by two notebooks: 02_toy and 03_other"):
+        other.records()
