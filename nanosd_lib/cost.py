@@ -82,7 +82,7 @@ def stage_inputs(
     def make(*shape: int) -> torch.Tensor:
         if device == "meta":
             return torch.empty(*shape, device=device)
-        return torch.randn(*shape, generator=g, device="cpu").to(device)
+        return torch.randn(*shape, generator=g).to(device, unet.dtype)
 
     side = size >> i
     kwargs = {
@@ -110,6 +110,18 @@ def stage_table(teacher: UNet2DConditionModel, tokens: int = TOKENS) -> pd.DataF
             linear, attention = _flops(lambda net=net, inputs=inputs: net(**inputs))
             rows.append((stage, code, parameters(net), linear, attention))
     return pd.DataFrame(rows, columns=["stage", "code", "params", "gmac_linear", "gmac_attention"])
+
+
+def parameter_table(teacher: UNet2DConditionModel) -> pd.DataFrame:
+    """stage, code, params of the 36 rows and of "rest", which no choice changes; on meta."""
+    rows = []
+    for stage in STAGES:
+        for code in CHOICES[stage]:
+            net = surgery.student(Arch(**(BASE | {stage: code})), teacher)
+            rows.append((stage, code, parameters(net.stage(stage))))
+    whole = parameters(surgery.student(Arch(**BASE), teacher))
+    rows.append(("rest", "", whole - sum(n for s, c, n in rows if c == BASE[s])))
+    return pd.DataFrame(rows, columns=["stage", "code", "params"])
 
 
 def counts(
@@ -141,6 +153,8 @@ def measure(calls: dict[str, Callable[[], object]], repeats: int, warmup: int) -
         for name in tqdm(order, desc=f"profile {k + 1}/{warmup + repeats}", leave=False):
             began = time.perf_counter()
             calls[name]()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
             times[name].append((time.perf_counter() - began) * 1e3)
     q = {k: np.percentile(v[warmup:], [50, 25, 75]) for k, v in times.items()}
     return pd.DataFrame(
@@ -157,39 +171,43 @@ def _call(net: nn.Module, kwargs: dict) -> Callable[[], object]:
 
 
 def _network_inputs(unet: UNet2DConditionModel, batch: int, tokens: int) -> dict:
-    size = unet.config.sample_size
+    size, weight = unet.config.sample_size, unet.conv_in.weight
     g = torch.Generator().manual_seed(0)
-    return {
-        "sample": torch.randn(batch, unet.config.in_channels, size, size, generator=g),
-        "timestep": torch.full((batch,), 500),
-        "encoder_hidden_states": torch.randn(
-            batch, tokens, unet.config.cross_attention_dim, generator=g
-        ),
-    }
+    x = torch.randn(batch, unet.config.in_channels, size, size, generator=g)
+    text = torch.randn(batch, tokens, unet.config.cross_attention_dim, generator=g)
+    t = torch.full((batch,), 500, device=weight.device)
+    return {"sample": x.to(weight), "timestep": t, "encoder_hidden_states": text.to(weight)}
 
 
 def profile_stages(
-    teacher: UNet2DConditionModel, batch: int, tokens: int, repeats: int, warmup: int
+    teacher: UNet2DConditionModel,
+    archs: dict[str, str],
+    batch: int,
+    tokens: int,
+    repeats: int,
+    warmup: int,
 ) -> dict:
-    """Latency of all 36 stages on this machine (PyTorch eager), and of what no choice changes, as
-    stage "rest".
+    """Latency of all 36 stages and of whole networks on this machine (PyTorch eager), in one run.
 
-    "rest" is the original six-stage network minus its stages: conv_in, time embedding, output
+    Stage "rest" is the original six-stage network minus its stages: conv_in, time embedding, output
     layers, glue.
     """
     calls = {}
     for stage in STAGES:
-        inputs = stage_inputs(teacher, stage, batch, tokens)
+        inputs = stage_inputs(teacher, stage, batch, tokens, teacher.device.type)
         for code in CHOICES[stage]:
             calls[f"{stage}:{code}"] = _call(surgery.surrogate(stage, code, teacher).eval(), inputs)
-    whole = surgery.student(Arch(**BASE), teacher)
-    calls["whole"] = _call(whole, _network_inputs(whole, batch, tokens))
+    for name, a in (archs | {"whole": str(Arch(**BASE))}).items():
+        net = surgery.student(a, teacher)
+        calls[name] = _call(net, _network_inputs(net, batch, tokens))
     df = measure(calls, repeats, warmup).set_index("name")
+    networks = df.loc[list(archs)].reset_index()
     base = sum(df.ms_median[f"{s}:{c}"] for s, c in BASE.items())
     df.loc["rest:"] = (df.ms_median["whole"] - base, np.nan, np.nan)
-    df = df.drop("whole").reset_index()
+    df = df.drop([*archs, "whole"]).reset_index()
     df[["stage", "code"]] = df.name.str.split(":", expand=True)
-    return {"table": df[["stage", "code", "ms_median", "ms_low", "ms_high"]]}
+    stages = df[["stage", "code", "ms_median", "ms_low", "ms_high"]]
+    return {"stages": stages, "networks": networks}
 
 
 def profile_networks(

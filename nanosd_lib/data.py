@@ -102,7 +102,9 @@ def noisy(
     noise = torch.randn(batch, *data.z.shape[1:], generator=g)
     empty = torch.rand(batch, 1, 1, generator=g) < drop
     z, device = data.z[i].cpu(), data.z.device
-    x = scheduler.add_noise(z, noise, t)
+    # from the schedule itself: a sampler's own add_noise depends on the steps it was last set to
+    a = scheduler.alphas_cumprod.cpu()[t].float()[:, None, None, None]
+    x = a.sqrt() * z.float() + (1 - a).sqrt() * noise
     text = torch.where(empty.to(device), data.empty, data.text[i])
     return {
         "x": x.to(device, data.z.dtype),

@@ -149,7 +149,7 @@ def fwkd(
     look_at = (lambda: probe(nets)) if probe else None
     every = max(1, steps // 4)
     record = training.fit(
-        "fwkd", nets, loss_of, steps, lr, scratch, seed, 0.0, every, None, look_at
+        "fwkd", nets, loss_of, steps, lr, scratch, seed, 0.0, every, None, look_at, steps // 20
     )
     return nets.eval(), record
 
@@ -171,11 +171,11 @@ def teach(
     """The FwKD stage: weights of every surrogate and its held-out error at the start and after each
     quarter.
 
-    `fraction` of the training latents is used (the paper: 25 % is enough).
+    A random `fraction` of the training latents is used (the paper: 25 % is enough).
     """
-    some = data.Latents(
-        *(v[: max(1, round(fraction * len(train)))] for v in (train.z, train.text)), train.empty
-    )
+    order = torch.randperm(len(train), generator=training.rng(seed, steps))
+    some = order[: max(1, round(fraction * len(train)))]
+    some = data.Latents(train.z[some], train.text[some], train.empty)
     draw = lambda g: data.noisy(some, scheduler, batch, g)  # noqa: E731
     seen = lambda nets: {"errors": errors(teacher, nets, heldout, e3_target)}  # noqa: E731
     start = seen(surrogates(teacher, pairs))["errors"]
@@ -241,7 +241,9 @@ def align(
         )
 
     student.train()
-    record = training.fit(name, student, loss_of, steps, lr, scratch, seed, decay=0.9, every=50)
+    record = training.fit(
+        name, student, loss_of, steps, lr, scratch, seed, decay=0.9, every=50, warmup=5
+    )
     student.eval()
     return record
 

@@ -30,7 +30,8 @@ def _protocol(
 @torch.no_grad()
 def _reconstruct(pipe: StableDiffusionPipeline, x: Tensor, batch: int = 64) -> Tensor:
     one = lambda p: pipe.vae.decode(pipe.vae.encode(p).latent_dist.mean).sample  # noqa: E731
-    return torch.cat([one(p) for p in x.split(batch)]).clamp(-1, 1)
+    parts = [one(p.to(pipe.device, pipe.vae.dtype)).float().cpu() for p in x.split(batch)]
+    return torch.cat(parts).clamp(-1, 1)
 
 
 def check_vae(pipe: StableDiffusionPipeline, n: int, seed: int) -> dict:
@@ -92,7 +93,7 @@ def check_frechet(
     one, two = (feats(miniworld.render(miniworld.sample(n, where + k))[0]) for k in (0, 1))
     prompts, protocol = data.prompts(n, seed), _protocol(n, steps, guidance, seed)
     torch.manual_seed(seed)
-    untrained = UNet2DConditionModel.from_config(pipe.unet.config).eval()
+    untrained = UNet2DConditionModel.from_config(pipe.unet.config).to(pipe.device, pipe.unet.dtype)
     made = {
         "teacher samples": feats(quality.generate(pipe, prompts, protocol, batch)),
         "held-out renders (floor)": two,
@@ -313,25 +314,31 @@ def diversity(
 @torch.no_grad()
 def interpolation(
     pipe: StableDiffusionPipeline,
+    pairs: int,
     frames: int,
     steps: int,
     guidance: float,
     batch: int,
     seed: int,
 ) -> dict:
-    """Images along the great circle between two noises, one prompt, and their embedding's steps
+    """Images along great circles between `pairs` of noises, one prompt, and their embedding's steps
     (article, quality).
     """
-    a, b = quality.noise(pipe, 2, seed + 77)
-    angle = torch.arccos((a * b).sum() / (a.norm() * b.norm()))
-    w = torch.linspace(0, 1, frames)[:, None, None, None]
-    z = (torch.sin((1 - w) * angle) * a + torch.sin(w * angle) * b) / torch.sin(angle)
-    protocol = _protocol(frames, steps, guidance, seed)
-    prompts = data.prompts(1, seed, objects=1) * frames
-    pictures = quality.generate(pipe, prompts, protocol, batch, desc="path", z=z)
-    f = quality.features(quality.extractor("mini-clip"), pictures)
-    gap = (f[1:] - f[:-1]).norm(dim=1)
+    noise, w = quality.noise(pipe, 2 * pairs, seed + 77), torch.linspace(0, 1, frames)
+    prompts, protocol = (
+        data.prompts(1, seed, objects=1) * frames,
+        _protocol(frames, steps, guidance, seed),
+    )
+    look, paths, gaps = quality.extractor("mini-clip"), [], []
+    for a, b in zip(noise[::2], noise[1::2], strict=True):
+        angle = torch.arccos((a * b).sum() / (a.norm() * b.norm()))
+        u = w[:, None, None, None] * angle
+        z = (torch.sin(angle - u) * a + torch.sin(u) * b) / torch.sin(angle)
+        paths.append(quality.generate(pipe, prompts, protocol, batch, desc="path", z=z))
+        f = quality.features(look, paths[-1])
+        gap = (f[1:] - f[:-1]).norm(dim=1)
+        gaps.append(float(gap.max() / gap.mean()))
     return {
-        "pictures": {"path": pictures},
-        "gaps": {"largest_over_mean": float(gap.max() / gap.mean())},
+        "pictures": {"path": paths[0]},
+        "gaps": {"largest_over_mean": sum(gaps) / len(gaps)},
     }

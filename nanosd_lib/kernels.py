@@ -10,6 +10,7 @@ import contextlib
 import os
 import re
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,7 +22,6 @@ import papermill
 import psutil
 from jupyter_client import AsyncKernelManager
 from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
-from jupyter_core.paths import jupyter_runtime_dir
 from papermill.exceptions import PapermillException
 
 from nanosd_lib.layout import shown
@@ -42,9 +42,13 @@ class Outcome:
 class IPCKernelManager(AsyncKernelManager):
     """A kernel behind files instead of TCP ports, which collide when many run at once."""
 
+    folder = ""  # where this execution's sockets lie
+
     def __init__(self, **kwargs: Any):
-        short = len(jupyter_runtime_dir()) < 50  # a socket's path holds about 100 characters
-        super().__init__(transport="ipc" if os.name == "posix" and short else "tcp", **kwargs)
+        short = len(self.folder) < 90  # a socket's path holds about 100 characters
+        if os.name == "posix" and short and self.folder:
+            kwargs |= {"transport": "ipc", "ip": f"{self.folder}/k"}
+        super().__init__(**kwargs)
 
 
 def kernel_name() -> str:
@@ -73,14 +77,15 @@ def execute(
     check_parameters(path, parameters)
     out.unlink(missing_ok=True)
     error = ""
-    with _environ(environment), _peak() as peak:
+    with _environ(environment), _peak() as peak, tempfile.TemporaryDirectory("nanosd") as sockets:
+        manager = type("Manager", (IPCKernelManager,), {"folder": sockets})
         try:
             papermill.execute_notebook(
                 path,
                 out,
                 parameters=parameters,
                 kernel_name=kernel_name(),
-                kernel_manager_class=IPCKernelManager,
+                kernel_manager_class=manager,
                 progress_bar=False,
                 cwd=path.parent,
             )

@@ -37,9 +37,14 @@ def block() -> str:
     verdicts = pd.read_csv(REFERENCE / layout.LEDGER).verdict.value_counts()
     teacher = pd.read_csv(REFERENCE / "tables" / "teacher.csv").set_index("metric").value
     machine = run["machine"]
+    commands = pd.read_csv(REFERENCE / "commands.csv")  # measured by hand, from fresh clones
     psnr = [teacher[f"VAE PSNR, held-out {k} (dB)"] for k in ("scenes", "photographs")]
     minutes = {k[:2]: v["seconds"] / 60 for k, v in run["notebooks"].items()}
     lines = [
+        "| command | minutes | how |",
+        "|---|---|---|",
+        *(f"| `{c.command}` | {c.minutes:.1f} | {c.how} |" for c in commands.itertuples()),
+        "",
         f"The reference run (`results/reference`): profile `{run['profile']}`, seed {run['seed']},"
         f" {run['seconds'] / 60:.0f} minutes on {machine['cores']} cores ({machine['cpu']}).",
         "",

@@ -24,11 +24,11 @@ def teacher(run: Run) -> StableDiffusionPipeline:
     return quality.load_teacher(run.teacher, run.profile.dtype, run.device.type, **hub)
 
 
-def sampling(run: Run) -> dict:
-    """How images are made and looked at in this run."""
+def sampling(run: Run, draw: int = 0) -> dict:
+    """How images are made and looked at; each `draw` has prompts and noise of its own."""
     s = run.profile.samples
     how = {"steps": s.steps, "guidance": s.guidance, "batch": s.batch}
-    return how | {"seed": run.seed, "features": s.features}
+    return how | {"seed": run.seed + 10_000 * draw, "features": s.features}
 
 
 def latents(run: Run, pipe: StableDiffusionPipeline, split: str) -> Artifact:
@@ -87,9 +87,9 @@ def surrogates(pipe: StableDiffusionPipeline, *taught: Artifact) -> nn.ModuleDic
     return distill.load(pipe.unet, list(arch.alternatives()), weights)
 
 
-def reference(run: Run, pipe: StableDiffusionPipeline, images: int) -> Artifact:
+def reference(run: Run, pipe: StableDiffusionPipeline, images: int, draw: int = 0) -> Artifact:
     """The teacher's side of tAFID for that many images."""
-    params = {"images": images, **sampling(run)}
+    params = {"images": images, **sampling(run, draw)}
     return run.stage("reference", evaluate.reference, params, [run.teacher_key], pipe=pipe)
 
 
@@ -100,12 +100,13 @@ def score(
     nets: nn.ModuleDict,
     against: Artifact,
     taught: Sequence[Artifact],
+    draw: int = 0,
 ) -> Artifact:
     """tAFID and images of the network assembled from those surrogates, without training."""
     return run.stage(
         "score",
         evaluate.score_arch,
-        {"arch": text, **sampling(run)},
+        {"arch": text, **sampling(run, draw)},
         [run.teacher_key, against, *taught],
         quiet=True,
         pipe=pipe,
@@ -145,6 +146,25 @@ def run_search(
     return {"trials": trials}
 
 
+def random_volume(trials: pd.DataFrame, initial: int, picks: int, repeats: int, seed: int):
+    """Hypervolume of random search: mean and spread over `repeats` random orders of its pool.
+
+    trials: a random search's table (more networks than `picks`); returns columns order, random,
+    random_std for orders initial - 1 ... initial + picks - 1.
+    """
+    Y = torch.tensor(trials[["quality", "known"]].to_numpy().copy())
+    ref, g = search.reference_point(Y[:initial]), torch.Generator().manual_seed(seed)
+    start, pool, rows = Y[:initial], Y[initial:], []
+    for _ in range(repeats):
+        drawn = pool[torch.randperm(len(pool), generator=g)[:picks]]
+        rows.append(
+            [search.hypervolume(torch.cat([start, drawn[:k]]), ref) for k in range(picks + 1)]
+        )
+    order = np.arange(initial - 1, initial + picks)
+    mean, std = np.mean(rows, axis=0), np.std(rows, axis=0)
+    return pd.DataFrame({"order": order, "random": mean, "random_std": std})
+
+
 def searched(
     run: Run,
     acquisition: str,
@@ -156,8 +176,9 @@ def searched(
 ) -> pd.DataFrame:
     """The trials of one search, each network judged a stage of its own, the whole kept as well."""
     b = run.profile.search
+    evaluations = b.evaluations * (2 if acquisition == "random" else 1)  # a pool to draw from
     table = text_hash(canonical([[str(a) for a in networks], [float(v) for v in known]]))
-    how = {"acquisition": acquisition, "initial": initial, "evaluations": b.evaluations}
+    how = {"acquisition": acquisition, "initial": initial, "evaluations": evaluations}
     return run.stage(
         "search",
         run_search,
@@ -189,6 +210,7 @@ def aligned(
     nets: nn.ModuleDict,
     against: Artifact,
     taught: Artifact,
+    draw: int = 0,
 ) -> Artifact:
     """The network assembled, aligned for the profile's few steps, and scored again."""
     g, train = run.profile.family, latents(run, pipe, "train")
@@ -196,7 +218,7 @@ def aligned(
     return run.stage(
         "align",
         evaluate.align_arch,
-        {"arch": text, **how, **sampling(run)},
+        {"arch": text, **how, **sampling(run, draw)},
         [run.teacher_key, against, taught, train],
         quiet=True,
         pipe=pipe,
@@ -250,7 +272,7 @@ def prior(run: Run, pipe, weights: Artifact, model: str) -> tuple[pd.DataFrame, 
         }
         asked = run.stage("prompts", evaluate.check_prompts, {"n": n, **how}, **rest)
         spread = run.stage("diversity", evaluate.diversity, {"n": 16, **how}, **rest)
-        path = run.stage("path", evaluate.interpolation, {"frames": 9, **how}, **rest)
+        path = run.stage("path", evaluate.interpolation, {"pairs": 4, "frames": 9, **how}, **rest)
         distance, gaps = spread["spread"]["distance"], path["gaps"]["largest_over_mean"]
         rows.append((name, float(asked["table"].both[0]), distance, gaps))
         paths[name] = path["pictures"]["path"]

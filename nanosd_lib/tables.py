@@ -10,6 +10,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
+from matplotlib import ticker
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -21,6 +22,7 @@ STYLE = {
     "grid.alpha": 0.25,
     "font.size": 9,
     "legend.frameon": False,
+    "axes.axisbelow": True,
 }
 plt.rcParams.update(STYLE)
 COLOURS = dict(E1="#1b6ca8", E2="#3fa7d6", E3="#9bd1e5", D3="#f6c28b", D2="#ee8434", D1="#c95d2e")
@@ -118,7 +120,7 @@ def scatter(
 def pareto(
     panels: dict[str, tuple[pd.DataFrame, str]], ylabel: str, floor: float | None = None
 ) -> Figure:
-    """One panel for each cost: every evaluated network by group, and the front of the "EHVI" ones.
+    """One panel for each cost: every network judged, by group, and the front of the EHVI search.
 
     `panels` maps a label to (table with columns group, tafid and the cost, name of the cost
     column).
@@ -130,7 +132,7 @@ def pareto(
         for group, rows in table.groupby("group", sort=False):
             colour, marker = marks.get(group, ("black", "."))
             ax.scatter(rows[cost], rows.tafid, c=colour, marker=marker, s=20, label=group, zorder=3)
-        own = table[table.group != "paper's family"].sort_values(cost)
+        own = table[table.group.isin(["initial", "EHVI"])].sort_values(cost)
         best = own[own.tafid.cummin() == own.tafid]
         ax.step(
             best[cost], best.tafid, where="post", color="#c95d2e", lw=1, zorder=2, label="front"
@@ -146,6 +148,7 @@ def pareto(
         if floor is not None:
             ax.axhline(floor, ls=":", color="black", lw=1, label="teacher, other noise")
         ax.set(xlabel=label, yscale="log")
+        _plain(ax)
         ax.legend(fontsize=7)
     np.atleast_1d(axes)[0].set_ylabel(ylabel)
     fig.tight_layout()
@@ -153,16 +156,24 @@ def pareto(
 
 
 def hypervolumes(table: pd.DataFrame) -> Figure:
-    """Hypervolume against evaluations, by direction: columns direction, order, EHVI, random."""
+    """Hypervolume against evaluations, by direction: direction, order, EHVI, random, random_std."""
     groups = list(table.groupby("direction"))
     fig, axes = _subplots(1, len(groups), figsize=(4.4 * len(groups), 3))
     for ax, (direction, rows) in zip(np.atleast_1d(axes), groups, strict=True):
-        for how, colour in (("EHVI", "#c95d2e"), ("random", "#888888")):
-            ax.plot(rows.order, rows[how], color=colour, label=how)
+        ax.plot(rows.order, rows["EHVI"], color="#c95d2e", label="EHVI")
+        ax.plot(rows.order, rows["random"], color="#888888", label="random, mean")
+        low, high = (rows["random"] + k * rows["random_std"] for k in (-1, 1))
+        ax.fill_between(rows.order, low, high, color="#888888", alpha=0.2, lw=0)
         ax.set(xlabel="networks judged", ylabel="hypervolume", title=f"tAFID and {direction}")
         ax.legend(fontsize=7)
     fig.tight_layout()
     return fig
+
+
+def _plain(ax: plt.Axes) -> None:
+    """Plain numbers on a logarithmic axis."""
+    for axis in (ax.yaxis.set_major_formatter, ax.yaxis.set_minor_formatter):
+        axis(ticker.StrMethodFormatter("{x:g}"))
 
 
 def before_after(table: pd.DataFrame) -> Figure:
@@ -186,6 +197,7 @@ def before_after(table: pd.DataFrame) -> Figure:
         )
     ax.axhline(table.floor.iloc[0], ls=":", color="black", lw=1, label="teacher, other noise")
     ax.set(xlabel="latency (ms, sd-mini, this machine)", ylabel="mini-clip tAFID", yscale="log")
+    _plain(ax)
     ax.legend(fontsize=7)
     fig.tight_layout()
     return fig

@@ -23,11 +23,11 @@ def rng(seed: int, step: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed * 1_000_003 + step)
 
 
-def _cosine(step: int, steps: int) -> float:
+def _cosine(step: int, steps: int, warmup: int | None = None) -> float:
     """Learning-rate factor: a linear warm-up of 200 steps or a fifth of all, then a half cosine to
     2 %.
     """
-    warmup = min(200, max(1, steps // 5))
+    warmup = min(200, max(1, steps // 5)) if warmup is None else max(1, warmup)
     if step < warmup:
         return (step + 1) / warmup
     return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
@@ -86,6 +86,7 @@ def fit(
     every: int = 200,
     clip: float | None = 1.0,
     probe: Callable[[], dict] | None = None,
+    warmup: int | None = None,
 ) -> list[dict]:
     """Minimise `loss_of` over net's parameters; returns the record.
 
@@ -112,7 +113,7 @@ def fit(
     opt.zero_grad()  # an earlier attempt on the same network may have left some
     for step in tqdm(range(start, steps), desc=name, initial=start, total=steps, mininterval=2):
         for group in opt.param_groups:
-            group["lr"] = lr * _cosine(step, steps)
+            group["lr"] = lr * _cosine(step, steps, warmup)
         loss = loss_of(rng(seed, step))
         if loss.requires_grad:
             loss.backward()

@@ -124,11 +124,13 @@ def test_quartiles_leave_the_warm_up_out(monkeypatch):
 
 
 def test_profiles_of_stages_and_networks(narrow):
-    table = cost.profile_stages(narrow, batch=1, tokens=5, repeats=1, warmup=0)["table"]
+    networks = {m: str(NANOSD[m]) for m in ("N2", "N6")}
+    both = cost.profile_stages(narrow, networks, batch=1, tokens=5, repeats=1, warmup=0)
+    table = both["stages"]
+    assert list(both["networks"].name) == ["N2", "N6"]
     pairs = set(zip(table.stage, table.code, strict=True))
     assert pairs == {(s, c) for s in STAGES for c in arch.CHOICES[s]} | {("rest", "")}
     assert (table.ms_median[table.stage != "rest"] > 0).all()
-    networks = {m: str(NANOSD[m]) for m in ("N2", "N6")}
     got = cost.profile_networks(narrow, networks, batch=1, tokens=5, repeats=2, warmup=1)["table"]
     assert list(got.name) == ["N2", "N6"] and (got.ms_low <= got.ms_high).all()
 

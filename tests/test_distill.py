@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 import torch
-from diffusers import DDIMScheduler, UNet2DConditionModel
+from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, UNet2DConditionModel
 from torch import nn
 
 from nanosd_lib import arch, data, distill, surgery
@@ -185,7 +185,7 @@ def test_one_shared_pass_teaches_what_separate_passes_teach(narrow, tmp_path):
         assert not same(start, alone.state_dict())
 
 
-def test_a_taught_stage_comes_back_with_its_errors(narrow):
+def test_a_taught_stage_comes_back_with_its_errors(narrow, monkeypatch):
     g = torch.Generator().manual_seed(0)
     made = lambda *s: torch.randn(*s, generator=g)  # noqa: E731
     train = data.Latents(made(16, 4, 8, 8), made(16, 5, 16), made(1, 5, 16))
@@ -194,30 +194,21 @@ def test_a_taught_stage_comes_back_with_its_errors(narrow):
     keys = ["E1:RA", "D1:R"]
     taught = {}
     for fraction in (1.0, 0.25):
-        seen_z = []
-        spy = Spy(scheduler, seen_z)
+        used = []
+        draw = data.noisy
+        monkeypatch.setattr(data, "noisy", lambda d, *rest: used.append(d.z) or draw(d, *rest))
         how = dict(steps=4, batch=4, lr=1e-3, seed=0, fraction=fraction, e3_target="D4")
-        taught[fraction] = teach(narrow, train, heldout, spy, pairs, how)
-        used = {z.numpy().tobytes() for z in torch.cat(seen_z)}
-        allowed = {z.numpy().tobytes() for z in train.z[: round(16 * fraction)]}
-        assert used <= allowed
+        taught[fraction] = teach(narrow, train, heldout, scheduler, pairs, how)
+        monkeypatch.undo()
+        rows = {z.numpy().tobytes() for z in used[0]}
+        assert len(rows) == round(16 * fraction)
+        assert rows <= {z.numpy().tobytes() for z in train.z}
     curve = taught[1.0]["curve"]
     assert list(curve.columns) == ["step", *keys] and list(curve.step) == [0, 1, 2, 3, 4]
     nets = distill.load(narrow, pairs, taught[1.0]["weights"])
     assert not any(p.requires_grad for p in nets.parameters())
     again = distill.errors(narrow, nets, heldout)
     assert [again[k] for k in keys] == pytest.approx(curve.iloc[-1][keys].tolist(), rel=1e-5)
-
-
-class Spy:
-    """A scheduler that keeps the clean latents it is given."""
-
-    def __init__(self, scheduler, kept: list) -> None:
-        self.config, self.scheduler, self.kept = scheduler.config, scheduler, kept
-
-    def add_noise(self, z, noise, t):
-        self.kept.append(z.clone())
-        return self.scheduler.add_noise(z, noise, t)
 
 
 def teach(teacher, train, heldout, scheduler, pairs, how):
@@ -267,3 +258,22 @@ def test_survivors():
     assert distill.survivors(table.sample(frac=1, random_state=0), 0.5) == (
         table.sample(frac=1, random_state=0).kept.tolist()
     )
+
+
+def test_noise_levels_do_not_depend_on_the_sampler():
+    """A sampler set to few steps must not decide how noisy x_t is (DPM-Solver's add_noise does)."""
+    z, text = torch.randn(64, 4, 8, 8), torch.zeros(64, 3, 16)
+    ddim = DDIMScheduler(**SCHEDULER)
+    sampler = DPMSolverMultistepScheduler.from_config(ddim.config)
+    draws = []
+    for steps in (None, 4, 10):
+        if steps:
+            sampler.set_timesteps(steps)
+        b = data.noisy(
+            data.Latents(z, text, text[:1]), sampler, 32, torch.Generator().manual_seed(3)
+        )
+        draws.append(b)
+    i = torch.randint(64, (32,), generator=torch.Generator().manual_seed(3))
+    want = ddim.add_noise(z[i], draws[0]["noise"], draws[0]["t"])
+    for b in draws:
+        assert torch.allclose(b["x"], want, atol=1e-5)

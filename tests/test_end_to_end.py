@@ -48,6 +48,7 @@ def study(tmp_path_factory):
     broken = json.loads(state.read_text())
     second = runner("reproduce", results=results)
     resumed = second.communicate(timeout=1200)[0]
+    books = {p.stem: p.read_text() for p in (folder / "notebooks").glob("*.ipynb")}
     claims = (folder / "claims.csv").read_bytes() if second.returncode == 0 else b""
     third = runner("reproduce", results=results)
     again = third.communicate(timeout=600)[0]
@@ -57,6 +58,7 @@ def study(tmp_path_factory):
         "resumed": (second.returncode, resumed),
         "again": (third.returncode, again),
         "claims": claims,
+        "books": books,
     }
 
 
@@ -78,6 +80,12 @@ def test_the_next_run_finishes_and_prints_the_ledger(study):
     report = json.loads((study["folder"] / "run.json").read_text())
     assert report["state"] == "ok"
     assert {k for k, v in report["notebooks"].items() if v["state"] == "ok"} == set(NOTEBOOKS)
+
+
+def test_the_next_run_pays_only_for_what_was_unfinished(study):
+    books = study["resumed"][1] and study["books"]
+    assert ": computed in" not in books["00_start_here"] + books["02_block_surgery"]
+    assert "stage fwkd: computed in" in books["03_fwkd"]
 
 
 def test_a_run_on_a_full_store_gives_the_same_claims(study):
