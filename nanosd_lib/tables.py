@@ -171,9 +171,10 @@ def hypervolumes(table: pd.DataFrame) -> Figure:
 
 
 def _plain(ax: plt.Axes) -> None:
-    """Plain numbers on a logarithmic axis."""
-    for axis in (ax.yaxis.set_major_formatter, ax.yaxis.set_minor_formatter):
-        axis(ticker.StrMethodFormatter("{x:g}"))
+    """Plain numbers on a logarithmic axis, at 1, 2 and 5 of each decade."""
+    ax.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+    ax.yaxis.set_major_formatter(ticker.StrMethodFormatter("{x:g}"))
+    ax.yaxis.set_minor_formatter(ticker.NullFormatter())
 
 
 def before_after(table: pd.DataFrame) -> Figure:

@@ -192,10 +192,9 @@ def test_a_taught_stage_comes_back_with_its_errors(narrow, monkeypatch):
     scheduler, pairs = DDIMScheduler(**SCHEDULER), [["E1", "RA"], ["D1", "R"]]
     heldout = [data.noisy(train, scheduler, 8, g)]
     keys = ["E1:RA", "D1:R"]
-    taught = {}
+    taught, used, draw = {}, [], data.noisy
     for fraction in (1.0, 0.25):
-        used = []
-        draw = data.noisy
+        used.clear()
         monkeypatch.setattr(data, "noisy", lambda d, *rest: used.append(d.z) or draw(d, *rest))
         how = dict(steps=4, batch=4, lr=1e-3, seed=0, fraction=fraction, e3_target="D4")
         taught[fraction] = teach(narrow, train, heldout, scheduler, pairs, how)
