@@ -47,14 +47,6 @@ def draw(g: torch.Generator) -> dict[str, torch.Tensor]:
     return a_batch(NARROW, 2, int(torch.randint(10**6, (1,), generator=g)))
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def teacher():
     torch.manual_seed(0)

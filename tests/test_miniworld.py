@@ -13,14 +13,6 @@ from nanosd_lib import judges, miniworld
 N = 40
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def scenes():
     return miniworld.sample(N, seed=7)

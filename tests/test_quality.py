@@ -30,14 +30,6 @@ def frechet_by_svd(a: Tensor, b: Tensor) -> float:
     return float(shift + x.square().sum() / n + y.square().sum() / m - 2 * root)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def pipe():
     torch.manual_seed(0)

@@ -17,14 +17,6 @@ SIZES = (4, 4, 4, 8, 8, 8)
 COLUMNS = ["index", "order", "known", "quality", "hypervolume", "phase"]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def space(sizes=SIZES) -> Tensor:
     return torch.tensor(list(itertools.product(*map(range, sizes))))
 

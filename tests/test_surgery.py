@@ -62,14 +62,6 @@ def difference(one, two, x) -> float:
         return float((one(**x).sample - two(**x).sample).abs().max())
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def full_size():
     return cost.sd15()
