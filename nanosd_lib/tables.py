@@ -50,7 +50,7 @@ def to_image(picture: Tensor) -> np.ndarray:
 def grid(rows: dict[str, Tensor], titles: Sequence[str] = (), size: float = 1.05) -> Figure:
     """One row of pictures (N, 3, H, W) for each name; `titles` stand above the first row."""
     n = max(len(v) for v in rows.values())
-    head = 0.12 + 0.1 * max((len(wrap(t)) for t in titles), default=0)  # inches
+    head = 0.16 + 0.108 * max((len(wrap(t)) for t in titles), default=0)  # inches
     width, height = n * size + 1.3, len(rows) * size + head
     fig, axes = _subplots(len(rows), n, figsize=(width, height), squeeze=False)
     for (name, pictures), line in zip(rows.items(), axes, strict=True):
@@ -58,7 +58,8 @@ def grid(rows: dict[str, Tensor], titles: Sequence[str] = (), size: float = 1.05
             ax.axis("off")
         for ax, picture in zip(line, pictures, strict=False):
             ax.imshow(to_image(picture), interpolation="nearest")
-        line[0].text(-0.08, 0.5, name, transform=line[0].transAxes, ha="right", va="center")
+        label = name if "\n" in name else "\n".join(wrap(name, 16))
+        line[0].text(-0.08, 0.5, label, transform=line[0].transAxes, ha="right", va="center")
     for ax, title in zip(axes[0], titles, strict=False):
         ax.set_title("\n".join(wrap(title)), fontsize=6)
     fig.subplots_adjust(1.25 / width, 0.01, 0.995, 1 - head / height, 0.04, 0.04)
@@ -90,12 +91,12 @@ def bars(table: pd.DataFrame, value: str, label: str, low: str = "", high: str =
 def curves(table: pd.DataFrame, x: str, title: str = "") -> Figure:
     """Learning curves: one panel for each stage of the columns "E1:RA", ..., on a log scale."""
     stages = list(dict.fromkeys(c.split(":")[0] for c in table.columns if ":" in c))
-    fig, axes = _subplots(1, len(stages), figsize=(2.1 * len(stages), 2.7), sharey=True)
+    fig, axes = _subplots(1, len(stages), figsize=(2.1 * len(stages), 3.2), sharey=True)
     for ax, stage in zip(np.atleast_1d(axes), stages, strict=True):
         for c in [c for c in table.columns if c.startswith(stage + ":")]:
             ax.plot(table[x], table[c], marker="o", ms=2.5, lw=1.2, label=c.split(":")[1])
         ax.set(title=stage, xlabel=x, yscale="log")
-        ax.legend(fontsize=6, loc="best")
+        ax.legend(fontsize=6, loc="upper center", bbox_to_anchor=(0.5, -0.22), ncol=3)
     np.atleast_1d(axes)[0].set_ylabel("held-out relative error")
     fig.suptitle(title, y=1.02)
     fig.tight_layout()
