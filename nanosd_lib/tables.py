@@ -149,6 +149,7 @@ def pareto(
         if floor is not None:
             ax.axhline(floor, ls=":", color="black", lw=1, label="teacher, other noise")
         ax.set(xlabel=label, yscale="log")
+        ax.xaxis.set_major_formatter(ticker.EngFormatter(sep=""))
         _plain(ax)
         ax.legend(fontsize=7)
     np.atleast_1d(axes)[0].set_ylabel(ylabel)
