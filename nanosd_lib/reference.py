@@ -39,18 +39,13 @@ def block() -> str:
     machine = run["machine"]
     commands = pd.read_csv(REFERENCE / "commands.csv")  # measured by hand, from fresh clones
     psnr = [teacher[f"VAE PSNR, held-out {k} (dB)"] for k in ("scenes", "photographs")]
-    minutes = {k[:2]: v["seconds"] / 60 for k, v in run["notebooks"].items()}
     lines = [
         "| command | minutes | how |",
         "|---|---|---|",
         *(f"| `{c.command}` | {c.minutes:.1f} | {c.how} |" for c in commands.itertuples()),
         "",
         f"The reference run (`results/reference`): profile `{run['profile']}`, seed {run['seed']},"
-        f" {run['seconds'] / 60:.0f} minutes on {machine['cores']} cores ({machine['cpu']}).",
-        "",
-        "| notebook | " + " | ".join(minutes) + " |",
-        "|---|" + "---|" * len(minutes),
-        "| minutes | " + " | ".join(f"{m:.1f}" for m in minutes.values()) + " |",
+        f" {machine['cores']} cores ({machine['cpu']}), torch {machine['versions']['torch']}.",
         "",
         f"**{verdicts.sum()} claims of the three sources:** "
         + ", ".join(f"{n} {v}" for v, n in verdicts.items())
