@@ -34,15 +34,17 @@ def study(tmp_path_factory):
     results = tmp_path_factory.mktemp("results")
     first = runner("reproduce", results=results)
     state, folder = results / "smoke" / "run.json", results / "smoke"
-    victim = None
-    while victim is None and first.poll() is None:
+    victim, deadline = None, time.monotonic() + 600
+    while victim is None and first.poll() is None and time.monotonic() < deadline:
         time.sleep(0.2)
         report = json.loads(state.read_text()) if state.exists() else {"notebooks": {}}
         if report["notebooks"].get("03_fwkd", {}).get("state") == "running":
             if list((results / "store").glob("latents-train-*")):  # in the middle of its stages
                 kernels = psutil.Process(first.pid).children(recursive=True)
                 victim = next((c for c in kernels if "ipykernel" in " ".join(c.cmdline())), None)
-    assert victim is not None, first.communicate()[0]
+    if victim is None:
+        first.kill()
+        pytest.fail(f"notebook 03 was never in the middle of its stages:\n{first.communicate()[0]}")
     os.kill(victim.pid, signal.SIGKILL)
     killed = first.communicate(timeout=600)[0]
     broken = json.loads(state.read_text())
