@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 
 from nanosd_lib import arch, data, distill, quality
 
-BATCH, ROUNDS = 16, 5
+BATCH, ROUNDS = 16, 4
 
 
 def step(teacher, nets, batch) -> None:
