@@ -15,7 +15,7 @@ LOCK = $(BIN)/uv pip compile --quiet --universal --generate-hashes --python-vers
 	--all-extras --custom-compile-command 'make lock' pyproject.toml -o requirements.lock
 
 .DEFAULT_GOAL := help
-.PHONY: help env test reproduce run lab teacher reference bench lock clean
+.PHONY: help env test reproduce run hardware lab teacher reference bench lock clean
 
 help:  ## list the verbs
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -52,6 +52,9 @@ reproduce: $(STAMP)  ## execute every notebook: PROFILE=mini SEED=0
 
 run: $(STAMP)  ## execute one notebook: NB=03 PROFILE=mini
 	@$(RUN) run --nb '$(NB)' $(CHOICE)
+
+hardware: $(STAMP)  ## profile SD 1.5's stages and networks on this machine (an hour, 35 GB of disk)
+	@$(BIN)/python -m nanosd_lib.hardware
 
 lab: $(STAMP)  ## open JupyterLab on the notebooks
 	@$(BIN)/python -m jupyterlab --notebook-dir=notebooks \

@@ -170,7 +170,8 @@ def _call(net: nn.Module, kwargs: dict) -> Callable[[], object]:
     return run
 
 
-def _network_inputs(unet: UNet2DConditionModel, batch: int, tokens: int) -> dict:
+def network_inputs(unet: UNet2DConditionModel, batch: int, tokens: int) -> dict:
+    """Random keyword arguments of a whole U-Net: noisy latent, one timestep, text."""
     size, weight = unet.config.sample_size, unet.conv_in.weight
     g = torch.Generator().manual_seed(0)
     x = torch.randn(batch, unet.config.in_channels, size, size, generator=g)
@@ -199,7 +200,7 @@ def profile_stages(
             calls[f"{stage}:{code}"] = _call(surgery.surrogate(stage, code, teacher).eval(), inputs)
     for name, a in (archs | {"whole": str(Arch(**BASE))}).items():
         net = surgery.student(a, teacher)
-        calls[name] = _call(net, _network_inputs(net, batch, tokens))
+        calls[name] = _call(net, network_inputs(net, batch, tokens))
     df = measure(calls, repeats, warmup).set_index("name")
     networks = df.loc[list(archs)].reset_index()
     base = sum(df.ms_median[f"{s}:{c}"] for s, c in BASE.items())
@@ -220,7 +221,7 @@ def profile_networks(
 ) -> dict:
     """Latency of whole networks, measured in turns."""
     nets = {name: surgery.student(a, teacher) for name, a in archs.items()}
-    calls = {k: _call(n, _network_inputs(n, batch, tokens)) for k, n in nets.items()}
+    calls = {k: _call(n, network_inputs(n, batch, tokens)) for k, n in nets.items()}
     return {"table": measure(calls, repeats, warmup)}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,22 @@ def check_name(kind: str, name: Any) -> str:
     if not isinstance(name, str) or not NAME.fullmatch(name):
         raise ValueError(f"{kind} {name!r} is refused: letters, digits, '_', '-' and '.' only")
     return name
+
+
+def plain(name: str) -> str:
+    """The name as a file name: everything but letters, digits, '.', '_' and '-' becomes '_'."""
+    return re.sub(r"[^A-Za-z0-9_.-]+", "_", name)
+
+
+def check_space(folder: Path, wanted: float, what: str) -> None:
+    """OSError, in one line, unless the disk of `folder` has `wanted` bytes free."""
+    there = next(p for p in (folder, *folder.parents) if p.exists())
+    free = shutil.disk_usage(there).free
+    if free < wanted:
+        raise OSError(
+            f"no disk space for {what}: {wanted / 1e9:.1f} GB wanted, {free / 1e9:.1f} GB free"
+            f" on the disk of {there}"
+        )
 
 
 def check_run(profile: Any, seed: Any, overrides: dict[str, Any] | None = None):

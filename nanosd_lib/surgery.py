@@ -387,9 +387,11 @@ def teacher_name(name: str, deep: bool) -> str:
     )
 
 
-def inherit(student: nn.Module, teacher: UNet2DConditionModel, deep: bool) -> list[str]:
-    """Copy the teacher's weights into the student; returns the parameters it has none for (1x1
-    reductions only).
+def inherit(
+    student: nn.Module, teacher: UNet2DConditionModel, deep: bool, copy: bool = True
+) -> list[str]:
+    """Copy the teacher's weights into the student, or let it hold the very same tensors; returns
+    the parameters it has none for (1x1 reductions only).
     """
     source = teacher.state_dict()
     state = {
@@ -397,7 +399,7 @@ def inherit(student: nn.Module, teacher: UNet2DConditionModel, deep: bool) -> li
         for k in student.state_dict()
         if teacher_name(k, deep) in source
     }
-    missing = student.load_state_dict(state, strict=False).missing_keys
+    missing = student.load_state_dict(state, strict=False, assign=not copy).missing_keys
     if strangers := [k for k in missing if ".reduce." not in k]:
         raise ValueError(
             f"teacher: has no weights for {strangers[0]} and {len(strangers) - 1} others"
@@ -417,6 +419,21 @@ def student(arch: Arch | str, teacher: UNet2DConditionModel) -> NanoUNet:
         net = net.to(p.dtype)
     if p.device.type != "meta":
         inherit(net, teacher, a.deep)
+    return net.eval()
+
+
+def borrow(arch: Arch | str, teacher: UNet2DConditionModel) -> NanoUNet:
+    """A student made of the teacher's own tensors: nothing is copied, so it is for looking and
+    measuring, not for training.
+    """
+    a, p = Arch.parse(str(arch)), next(teacher.parameters())
+    with torch.device("meta"):
+        net = NanoUNet(arch=str(a), **settings(teacher))
+    for stage in net.up_blocks:
+        if stage.reduce is not None:
+            stage.reduce.to_empty(device=p.device).to(p.dtype)
+            _average_channels(stage.reduce)
+    inherit(net, teacher, a.deep, copy=False)
     return net.eval()
 
 

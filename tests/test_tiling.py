@@ -1,13 +1,18 @@
-"""tiling: tiles cover a picture, and nothing but it."""
+"""tiling: tiles cover a picture, and nothing but it; blended together they give it back exactly."""
 
 from __future__ import annotations
 
 import itertools
+import tracemalloc
 from math import ceil
 
+import numpy as np
 import pytest
+import torch
+from PIL import Image
 
 from nanosd_lib import paper, tiling
+from nanosd_lib.tiling import Grid
 
 
 @pytest.mark.parametrize(
@@ -21,12 +26,14 @@ from nanosd_lib import paper, tiling
     ],
 )
 def test_counts(job, tiles):
-    columns, rows = tiling.grid(*job)
-    assert tiling.count(*job) == tiles == columns * rows
+    grid = Grid(*job)
+    assert grid.count == tiles == grid.columns * grid.rows
 
 
 def test_the_picture_is_turned_with_its_tiles():
-    assert tiling.grid(1000, 750, 128, 32) == tiling.grid(750, 1000, 128, 32)[::-1] == (11, 8)
+    a, b = Grid(1000, 750, 128, 32, scale=4), Grid(750, 1000, 128, 32, scale=4)
+    assert (a.columns, a.rows) == (b.rows, b.columns) == (11, 8)
+    assert a.output == (4000, 3000)
 
 
 @pytest.mark.parametrize("tile", [1, 7, 16, 64])
@@ -72,3 +79,145 @@ def test_the_photo_table_has_the_models_whose_latency_is_printed():
     assert "SD1.5" not in table.index and len(table) == family.htp_ms.notna().sum()
     assert table.unet_only_s["NanoSD2"] == pytest.approx(88 * 0.027)
     assert table.with_vae_s["NanoSD2"] == pytest.approx(88 * 0.045)
+
+
+# ----------------------------------------------------------------------------------------- running
+
+
+def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).random((height, width, 3), np.float32)
+
+
+SIZES = [(64, 64), (61, 97), (200, 33), (10, 7), (1, 1), (16, 300)]
+
+
+@pytest.mark.parametrize("kind", tiling.WINDOWS)
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("tile, overlap", [(16, 0), (16, 4), (32, 31), (33, 17), (64, 16)])
+@pytest.mark.parametrize("batch", [1, 5, 64])
+def test_the_identity_gives_the_picture_back(kind, size, tile, overlap, batch):
+    x, grid = picture(*size), Grid(size[1], size[0], tile, overlap)
+    y = tiling.run(x, lambda t: t, grid, batch, kind, progress=False)
+    assert y.shape == x.shape and y.dtype == np.float32
+    assert np.abs(y - x).max() <= 1e-6
+
+
+@pytest.mark.parametrize("scale", [2, 4])
+@pytest.mark.parametrize("size", [(50, 70), (9, 40)])
+def test_an_enlarging_tile_function(scale, size):
+    x, grid = picture(*size), Grid(size[1], size[0], 16, 6, scale)
+    enlarge = lambda t: t.repeat(scale, axis=1).repeat(scale, axis=2)  # noqa: E731
+    y = tiling.run(x, enlarge, grid, 3, progress=False)
+    assert np.abs(y - enlarge(x[None])[0]).max() <= 1e-6
+
+
+def test_channels_may_change_and_integers_are_taken():
+    x = (picture(40, 50) * 255).astype(np.uint8)
+    y = tiling.run(x, lambda t: t.mean(3, keepdims=True), Grid(50, 40, 16, 4), progress=False)
+    assert y.shape == (40, 50, 1)
+    assert np.abs(y[..., 0] - x.mean(2)).max() < 1e-3
+
+
+@pytest.mark.parametrize("kind", tiling.WINDOWS)
+def test_shares_add_up_to_one(kind):
+    starts = tiling.positions(100, 16, 5)
+    total = np.zeros(100)
+    for x, share in zip(starts, tiling.shares(starts, 16, kind), strict=True):
+        assert (share > 0).all()
+        total[x : x + 16] += share
+    assert total == pytest.approx(np.ones(100), abs=1e-12)
+
+
+def test_a_seam_is_softer_than_without_overlap():
+    """A tile function that shifts each tile's brightness: blending spreads the step out."""
+    drawn = np.random.default_rng(1)
+    shift = lambda t: t + drawn.random((len(t), 1, 1, 1), np.float32)  # noqa: E731
+    flat = np.zeros((64, 64, 3), np.float32)
+    steps = {}
+    for overlap in (0, 8):
+        y = tiling.run(flat, shift, Grid(64, 64, 16, overlap), progress=False)
+        steps[overlap] = np.abs(np.diff(y, axis=1)).max()
+    assert steps[8] < 0.5 * steps[0]
+
+
+def test_rows_leave_in_order_as_they_finish():
+    x, tops, seen = picture(100, 40), [], []
+    grid = Grid(40, 100, 16, 4)
+    calls = []
+
+    def count(t):
+        calls.append(len(t))
+        return t
+
+    tiling.stream(
+        x, count, grid, lambda top, rows: (tops.append(top), seen.append(sum(calls))), 2,
+        progress=False,
+    )  # fmt: skip
+    assert tops == sorted(set(tops)) and tops[0] == 0
+    assert seen[0] == grid.columns and seen[-1] == grid.count  # the first rows after one tile row
+
+
+def peak(height: int, path) -> float:
+    """Megabytes of a streamed run that Python allocates (memory maps are the system's)."""
+    grid = Grid(512, height, 64, 16, scale=2)
+    source = np.lib.format.open_memmap(path / f"in{height}.npy", "w+", np.uint8, (height, 512, 3))
+    emit = tiling.npy_writer(path / f"out{height}.npy", grid)
+    double = lambda t: t.repeat(2, axis=1).repeat(2, axis=2)  # noqa: E731
+    tracemalloc.start()
+    tiling.stream(source, double, grid, emit, batch=8, progress=False)
+    megabytes = tracemalloc.get_traced_memory()[1] / 1e6
+    tracemalloc.stop()
+    return megabytes
+
+
+def test_memory_does_not_grow_with_the_height(tmp_path):
+    small, large = peak(256, tmp_path), peak(2048, tmp_path)
+    assert large < 1.05 * small
+    assert large < 1.3 * Grid(512, 2048, 64, 16, scale=2).buffer_mb(8)
+
+
+def test_streamed_rows_land_in_the_file(tmp_path):
+    x, grid = picture(70, 50), Grid(50, 70, 16, 4)
+    tiling.stream(x, lambda t: t, grid, tiling.npy_writer(tmp_path / "y.npy", grid), progress=False)
+    assert np.abs(tiling.read_picture(tmp_path / "y.npy") - x).max() <= 1e-6
+
+
+def test_a_torch_network_is_a_tile_function():
+    net = torch.nn.Upsample(scale_factor=2)
+    x = picture(40, 30)
+    y = tiling.run(x, tiling.torch_tiles(net), Grid(30, 40, 16, 4, scale=2), progress=False)
+    assert np.abs(y - x.repeat(2, 0).repeat(2, 1)).max() <= 1e-6
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (dict(source=picture(5, 6)), r"shape \(5, 6, 3\) and the grid wants \(40, 30, channels\)"),
+        (dict(source=[1, 2]), "shape None"),
+        (dict(tile_function=lambda t: t[:, ::2]), r"gave shape \(.*\(6, 16, 16, channels\)"),
+        (dict(kind="box"), "window 'box' does not exist: use one of gaussian, linear"),
+        (dict(batch=0), "batch 0 must be at least 1"),
+    ],
+)
+def test_what_cannot_be_tiled_is_refused(change, message):
+    given = dict(source=picture(40, 30), tile_function=lambda t: t, grid=Grid(30, 40, 16, 4))
+    with pytest.raises(ValueError, match=message) as err:
+        tiling.run(**{**given, **change}, progress=False)
+    assert "\n" not in str(err.value)
+
+
+def test_scale_is_checked():
+    with pytest.raises(ValueError, match="scale 0 must be at least 1"):
+        Grid(10, 10, 4, 1, scale=0)
+
+
+def test_a_picture_that_cannot_be_read_is_one_line(tmp_path):
+    Image.fromarray(np.zeros((4, 5, 4), np.uint8)).save(tmp_path / "fine.png")
+    assert tiling.read_picture(tmp_path / "fine.png").shape == (4, 5, 3)
+    (tmp_path / "broken.png").write_bytes((tmp_path / "fine.png").read_bytes()[:20])
+    (tmp_path / "text.jpg").write_text("not a picture")
+    np.save(tmp_path / "objects.npy", np.array([{}], object), allow_pickle=True)
+    for name in ("broken.png", "text.jpg", "objects.npy", "absent.png"):
+        with pytest.raises(ValueError, match=f"picture .*{name}") as err:
+            tiling.read_picture(tmp_path / name)
+        assert "\n" not in str(err.value)

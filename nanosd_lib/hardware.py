@@ -1,0 +1,397 @@
+"""The hardware profile: SD 1.5's stages and networks at their real width, on the backends that this
+machine has (paper, surgery step).
+
+`make hardware` measures, resumes where it stopped, and leaves `results/hardware/<device>/`: tables
+and the protocol. Latency does not depend on the values of the weights, so they are random. One row
+is in memory at a time, and rounds go over all rows and backends in turns (there and back), so that
+a noisy minute cannot favour one of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import gc
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from nanosd_lib import backends, cost, layout, roofline, surgery
+from nanosd_lib.arch import ABLATION, BASE, CHOICES, NANOSD, STAGES, Arch
+from nanosd_lib.backends import Backend, Builder
+from nanosd_lib.provenance import ROOT, git_state, lock_hash, machine
+
+TABLES = ("stages", "networks", "rest", "traces", "memory")
+NETWORKS = NANOSD | {"N1 + E4, M, D4": ABLATION, "six originals": Arch(**BASE)}
+VAE = dict(  # Stable Diffusion 1.5's autoencoder, as its public configuration states it
+    block_out_channels=(128, 256, 512, 512),
+    down_block_types=("DownEncoderBlock2D",) * 4,
+    up_block_types=("UpDecoderBlock2D",) * 4,
+    layers_per_block=2,
+    latent_channels=4,
+    sample_size=512,
+)
+CLIP = dict(  # its text encoder, CLIP ViT-L/14
+    vocab_size=49408,
+    hidden_size=768,
+    intermediate_size=3072,
+    num_hidden_layers=12,
+    num_attention_heads=12,
+    max_position_embeddings=77,
+    projection_dim=768,
+    hidden_act="quick_gelu",
+)
+
+
+# --------------------------------------------------------------------------------------------- rows
+
+
+class Teachers:
+    """One random U-Net for each (dtype, device): every row borrows its tensors."""
+
+    def __init__(self, config: dict[str, Any], tokens: int = cost.TOKENS) -> None:
+        self.config, self.tokens = config, tokens
+        self._made: dict[tuple, UNet2DConditionModel] = {}
+
+    def __call__(self, dtype: torch.dtype, device: str) -> UNet2DConditionModel:
+        key = dtype, device
+        if key not in self._made:
+            torch.manual_seed(0)
+            net = UNet2DConditionModel(**self.config)
+            self._made[key] = net.to(device, dtype).eval().requires_grad_(False)
+        return self._made[key]
+
+
+class Rest(nn.Module):
+    """What every network has besides its stages: time embedding, first and last convolution."""
+
+    def __init__(self, unet: UNet2DConditionModel) -> None:
+        super().__init__()
+        self.embed, self.first, self.last = unet.time_embedding, unet.conv_in, unet.conv_out
+        self.time, self.norm, self.act = unet.time_proj, unet.conv_norm_out, unet.conv_act
+
+    def forward(self, sample: Tensor, timestep: Tensor, hidden_states: Tensor):
+        temb = self.embed(self.time(timestep).to(sample.dtype))
+        return self.last(self.act(self.norm(hidden_states))), (self.first(sample), temb)
+
+
+class Deep(nn.Module):
+    """E4, M and D4, with E3's downsampler and D4's upsampler, which go with them."""
+
+    def __init__(self, unet: surgery.NanoUNet) -> None:
+        super().__init__()
+        self.down = unet.stage("E3").downsamplers[0]
+        self.e4, self.mid, self.d4 = unet.stage("E4"), unet.mid_block, unet.stage("D4")
+
+    def forward(self, hidden_states: Tensor, temb: Tensor, encoder_hidden_states: Tensor):
+        entry = self.down(hidden_states)
+        x, (first, last, *_) = self.e4(entry, temb, encoder_hidden_states)
+        x = self.mid(x, temb, encoder_hidden_states=encoder_hidden_states)
+        return self.d4(x, (entry, first, last), temb, encoder_hidden_states)
+
+
+def rows(teachers: Teachers, networks: dict[str, Arch] = NETWORKS) -> dict[str, Builder]:
+    """Name -> builder of (network, inputs): the 36 stages "E1:RA", "rest", "deep", and networks
+    "net:N2".
+    """
+    found: dict[str, Builder] = {}
+    for stage in STAGES:
+        for code in CHOICES[stage]:
+            found[f"{stage}:{code}"] = _stage_builder(teachers, stage, code)
+    found["rest"] = _rest_builder(teachers)
+    found["deep"] = _deep_builder(teachers)
+    for name, a in networks.items():
+        found[f"net:{name}"] = _network_builder(teachers, a)
+    return found
+
+
+def _stage_builder(teachers: Teachers, stage: str, code: str) -> Builder:
+    def build(dtype: torch.dtype, device: str) -> tuple[nn.Module, dict]:
+        teacher = teachers(dtype, device)
+        net = surgery.borrow(Arch(**(BASE | {stage: code})), teacher).stage(stage)
+        return net, cost.stage_inputs(teacher, stage, 1, teachers.tokens, device)
+
+    return build
+
+
+def _rest_builder(teachers: Teachers) -> Builder:
+    def build(dtype: torch.dtype, device: str) -> tuple[nn.Module, dict]:
+        teacher = teachers(dtype, device)
+        inputs = cost.network_inputs(teacher, 1, teachers.tokens)
+        inputs.pop("encoder_hidden_states")
+        w, size = teacher.config.block_out_channels[0], teacher.config.sample_size
+        g = torch.Generator().manual_seed(1)
+        hidden = torch.randn(1, w, size, size, generator=g).to(inputs["sample"])
+        return Rest(teacher), inputs | {"hidden_states": hidden}
+
+    return build
+
+
+def _deep_builder(teachers: Teachers) -> Builder:
+    def build(dtype: torch.dtype, device: str) -> tuple[nn.Module, dict]:
+        teacher = teachers(dtype, device)
+        inputs = cost.stage_inputs(teacher, "D3", 1, teachers.tokens, device)
+        inputs.pop("res_hidden_states_tuple")
+        return Deep(surgery.borrow(NANOSD["SD1.5"], teacher)), inputs
+
+    return build
+
+
+def _network_builder(teachers: Teachers, a: Arch) -> Builder:
+    def build(dtype: torch.dtype, device: str) -> tuple[nn.Module, dict]:
+        teacher = teachers(dtype, device)
+        return surgery.borrow(a, teacher), cost.network_inputs(teacher, 1, teachers.tokens)
+
+    return build
+
+
+# ---------------------------------------------------------------------------------------- measuring
+
+
+def convert(found: dict[str, Builder], chosen: list[Backend], folder: Path) -> None:
+    """Convert and quantise every row for every backend; what is finished is kept."""
+    for name, build in tqdm(found.items(), desc="convert, quantise"):
+        for backend in chosen:
+            backend.prepare(build, folder / layout.plain(name))
+        gc.collect()
+
+
+def profile(
+    found: dict[str, Builder], chosen: list[Backend], rounds: int, folder: Path
+) -> pd.DataFrame:
+    """row, backend, ms_median, ms_low, ms_high (quartiles), rounds: one warm-up and one timed call
+    of each row on each backend in every round. Finished measurements are kept in `samples.jsonl`.
+    """
+    log = folder / "samples.jsonl"
+    samples = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+    done = {(s["round"], s["row"], s["backend"]) for s in samples}
+    for k in range(rounds):
+        turns = [(name, b) for name in found for b in chosen]
+        for name, backend in tqdm(turns[:: 1 if k % 2 else -1], desc=f"round {k + 1}/{rounds}"):
+            if (k, name, backend.name) in done:
+                continue
+            call = backend.load(found[name], folder / layout.plain(name))
+            call()
+            ms = backend.time(call)
+            del call
+            gc.collect()
+            samples.append({"round": k, "row": name, "backend": backend.name, "ms": ms})
+            with log.open("a") as handle:
+                handle.write(json.dumps(samples[-1]) + "\n")
+    return _quartiles(pd.DataFrame(samples), list(found), [b.name for b in chosen], rounds)
+
+
+def _quartiles(samples: pd.DataFrame, names: list[str], kinds: list[str], rounds: int):
+    ours = samples[
+        samples.row.isin(names) & samples.backend.isin(kinds) & (samples["round"] < rounds)
+    ]
+    table = ours.groupby(["row", "backend"], sort=False).ms.quantile([0.5, 0.25, 0.75]).unstack()
+    table.columns = ["ms_median", "ms_low", "ms_high"]
+    return table.assign(rounds=ours.groupby(["row", "backend"]).ms.size()).reset_index()
+
+
+def traces(found: dict[str, Builder], constants: roofline.Machine) -> pd.DataFrame:
+    """row, peak_activation_mb, moved_mb, gmac, roofline_ms of one float32 call on the CPU."""
+    table = []
+    for name, build in tqdm(found.items(), desc="trace"):
+        net, inputs = build(torch.float32, "cpu")
+        seen = roofline.trace(lambda net=net, inputs=inputs: net(**inputs), inputs)
+        gmac = sum(f for f, _ in seen.ops) / 2e9
+        limits = seen.peak_bytes / 1e6, seen.moved_bytes / 1e6, gmac, seen.roofline_ms(constants)
+        table.append((name, *limits))
+    return pd.DataFrame(
+        table, columns=["row", "peak_activation_mb", "moved_mb", "gmac", "roofline_ms"]
+    )
+
+
+def components(config: dict[str, Any], vae: dict, clip: dict) -> Iterator[tuple[str, Callable]]:
+    """Name and builder of a pipeline's parts with random weights, each with the inputs of one
+    tile: text encoder, VAE encoder, U-Net, VAE decoder.
+    """
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    def autoencoder(part: str) -> Builder:
+        def build(dtype: torch.dtype, device: str) -> tuple[nn.Module, dict]:
+            torch.manual_seed(0)
+            net = AutoencoderKL(**vae).to(device, dtype).eval()
+            side = vae["sample_size"] >> (
+                0 if part == "encoder" else len(vae["block_out_channels"]) - 1
+            )
+            x = torch.randn(1, 3 if part == "encoder" else vae["latent_channels"], side, side)
+            quant = net.quant_conv if part == "encoder" else net.post_quant_conv
+            module = nn.Sequential(*((net.encoder, quant)[:: 1 if part == "encoder" else -1]))
+            return module, {"input": x.to(device, dtype)}
+
+        return build
+
+    def text(dtype: torch.dtype, device: str) -> tuple[nn.Module, dict]:
+        torch.manual_seed(0)
+        net = CLIPTextModel(CLIPTextConfig(**clip)).to(device, dtype).eval()
+        return net, {"input_ids": torch.zeros(1, clip["max_position_embeddings"], dtype=torch.long)}
+
+    yield "text encoder", text
+    yield "VAE encoder", autoencoder("encoder")
+    yield (
+        "U-Net",
+        _network_builder(Teachers(config, clip["max_position_embeddings"]), NANOSD["SD1.5"]),
+    )
+    yield "VAE decoder", autoencoder("decoder")
+
+
+def memory(config: dict = cost.SD15, vae: dict = VAE, clip: dict = CLIP) -> pd.DataFrame:
+    """component, format, weights_mb, peak_activation_mb, basis: SD 1.5's parts over one tile.
+
+    Weights are packed in each format and their bytes counted. Activations of fp32 and fp16 (run in
+    bfloat16, which takes as many bytes) are recorded from a run; int8 holds one byte for each
+    element of the recorded peak; int4 is weight-only, so its activations are fp16's.
+    """
+    table = []
+    for name, build in tqdm(list(components(config, vae, clip)), desc="memory"):
+        peak = {}
+        for dtype in (torch.float32, torch.bfloat16):
+            net, inputs = build(dtype, "cpu")
+            seen = roofline.trace(lambda net=net, inputs=inputs: net(**inputs), inputs)
+            peak[dtype] = seen.peak_bytes / 1e6
+            weights = packed_mb(net)
+            del net
+            gc.collect()
+        half = peak[torch.bfloat16]
+        for kind, activation, basis in (
+            ("fp32", peak[torch.float32], "recorded"),
+            ("fp16", half, "recorded in bfloat16"),
+            ("int8", half / 2, "one byte for each element of the fp16 peak"),
+            ("int4", half, "weight-only: fp16 activations"),
+        ):
+            table.append((name, kind, weights[kind], activation, basis))
+    return pd.DataFrame(
+        table, columns=["component", "format", "weights_mb", "peak_activation_mb", "basis"]
+    )
+
+
+def packed_mb(net: nn.Module, group: int = 64) -> dict[str, float]:
+    """Megabytes of a network's parameters in each format (our assumption of the layout).
+
+    int8: one fp16 scale for each output channel; int4: two weights a byte, one fp16 scale for each
+    `group` weights; vectors (biases, norms) stay fp16 in both.
+    """
+    total = dict.fromkeys(("fp32", "fp16", "int8", "int4"), 0.0)
+    for p in net.parameters():
+        n, rows_ = p.numel(), len(p)
+        vector = p.ndim < 2
+        total["fp32"] += 4 * n
+        total["fp16"] += 2 * n
+        total["int8"] += 2 * n if vector else n + 2 * rows_
+        total["int4"] += (
+            2 * n if vector else rows_ * (-(-n // rows_ // 2) + 2 * -(-n // rows_ // group))
+        )
+    return {k: v / 1e6 for k, v in total.items()}
+
+
+# ------------------------------------------------------------------------------------------ results
+
+
+def device_name(chosen: list[Backend]) -> str:
+    """ "cpu", or the GPU's short name: the folder of the results."""
+    if not any(isinstance(b, backends.Eager) and b.device == "cuda" for b in chosen):
+        return "cpu"
+    return torch.cuda.get_device_name().split()[-1].lower()
+
+
+def measure(
+    names: tuple[str, ...],
+    rounds: int,
+    work: Path,
+    out: Path,
+    config: dict = cost.SD15,
+    networks: dict[str, Arch] = NETWORKS,
+    parts: tuple[dict, dict] = (VAE, CLIP),
+    tokens: int = cost.TOKENS,
+) -> None:
+    """Convert, quantise, profile, record; write the tables and the protocol to `out`."""
+    chosen = backends.choose(names)
+    work.mkdir(parents=True, exist_ok=True)
+    constants = roofline.measure_machine()
+    found = rows(Teachers(config, tokens), networks)
+    convert(found, chosen, work)
+    timed = profile(found, chosen, rounds, work)
+    seen, parts_table = traces(found, constants), memory(config, *parts)
+    is_net, is_stage = timed.row.str.startswith("net:"), timed.row.str.contains(":")
+    split = timed[is_stage & ~is_net].copy()
+    split[["stage", "code"]] = split.row.str.split(":", expand=True)
+    nets = timed[is_net].assign(model=timed.row.str.removeprefix("net:"))
+    tables = {
+        "stages": split.drop(columns="row"),
+        "networks": nets.drop(columns="row"),
+        "rest": timed[~is_stage],
+        "traces": seen,
+        "memory": parts_table,
+    }
+    protocol = {
+        "machine": machine(),
+        "threads": torch.get_num_threads(),
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "git": git_state(),
+        "lock": lock_hash(),
+        "backends": list(names),
+        "rounds": rounds,
+        "timing": "one warm-up and one timed call a round, rows and backends in turns; quartiles",
+        "batch": 1,
+        "weights": "random",
+        "gflops": constants.flops / 1e9,
+        "bandwidth_gb": constants.bandwidth / 1e9,
+    }
+    for name, table in tables.items():
+        text = table.to_csv(index=False, float_format="%.6g")
+        layout.write_atomic(out / f"{name}.csv", text.encode())
+    layout.write_atomic(out / "protocol.json", (json.dumps(protocol, indent=1) + "\n").encode())
+
+
+def read(device: str = "cpu") -> dict[str, Any]:
+    """The tables and the protocol measured on this machine, else those of the reference run.
+
+    FileNotFoundError names the verb where there are none; "where" says whose they are.
+    """
+    for where in (layout.results_root() / "hardware", ROOT / "results" / "reference" / "hardware"):
+        folder = where / device
+        if (folder / "protocol.json").exists():
+            found = {name: pd.read_csv(folder / f"{name}.csv") for name in TABLES}
+            protocol = json.loads((folder / "protocol.json").read_text())
+            return found | {"protocol": protocol, "where": layout.shown(folder)}
+    raise FileNotFoundError(f"no hardware profile of {device!r}: measure one with `make hardware`")
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m nanosd_lib.hardware", description=__doc__)
+    parser.add_argument("--backends", default=",".join(backends.CPU))
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--keep", action="store_true", help="keep the converted networks (30 GB)")
+    options = parser.parse_args(argv)
+    torch.set_num_threads(options.threads)
+    names = tuple(options.backends.split(","))
+    try:
+        chosen = backends.choose(names)
+        device = device_name(chosen)
+        work = layout.store_root() / ".hardware" / device
+        layout.check_space(work, 35e9 if device == "cpu" else 0, "the converted networks")
+        measure(names, options.rounds, work, layout.results_root() / "hardware" / device)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    if not options.keep:
+        shutil.rmtree(work)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
