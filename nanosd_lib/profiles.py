@@ -28,9 +28,7 @@ class Strict(BaseModel):
 
 
 class Teacher(Strict):
-    path: Annotated[str, Field(min_length=1)]  # a folder of this repository, or an id on the hub
-    variant: str | None
-    revision: str | None
+    path: Annotated[str, Field(min_length=1)]  # a folder, or an entry of data/weights.yaml
 
     @property
     def local(self) -> bool:

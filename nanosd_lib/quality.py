@@ -39,11 +39,9 @@ class Protocol:
 
 
 def load_teacher(
-    path: str, dtype: str = "float32", device: str = "cpu", **kwargs
+    path: str, dtype: str = "float32", device: str = "cpu", variant: str | None = None
 ) -> StableDiffusionPipeline:
-    """The teacher's pipeline from a folder or the hub, with DPM-Solver++ 2M for sampling in few
-    steps.
-    """
+    """The teacher's pipeline from a folder, with DPM-Solver++ 2M for sampling in few steps."""
     where = ROOT / path if (ROOT / path).is_dir() else path
     pipe = StableDiffusionPipeline.from_pretrained(
         where,
@@ -51,7 +49,8 @@ def load_teacher(
         use_safetensors=True,
         safety_checker=None,
         requires_safety_checker=False,
-        **kwargs,
+        variant=variant,
+        local_files_only=True,
     ).to(device)
     pipe.scheduler = DPMSolverMultistepScheduler.from_config(pipe.scheduler.config)
     pipe.set_progress_bar_config(disable=True)

@@ -19,9 +19,7 @@ from nanosd_lib.store import Artifact, Run
 
 def teacher(run: Run) -> StableDiffusionPipeline:
     """The profile's teacher on the run's device."""
-    t = run.profile.teacher
-    hub = {} if t.local else {"variant": t.variant, "revision": t.revision}
-    return quality.load_teacher(run.teacher, run.profile.dtype, run.device.type, **hub)
+    return quality.load_teacher(run.teacher, run.profile.dtype, run.device.type, run.variant)
 
 
 def sampling(run: Run, draw: int = 0) -> dict:

@@ -14,10 +14,10 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import torch
 
-from nanosd_lib import artifacts, layout, stages
+from nanosd_lib import artifacts, layout, registry, stages
 from nanosd_lib.artifacts import Artifact
 from nanosd_lib.profiles import Profile
-from nanosd_lib.provenance import ROOT, canonical, file_hash, teacher_hash
+from nanosd_lib.provenance import ROOT, file_hash, teacher_hash
 
 __all__ = ["Artifact", "Run", "file_hash", "open_run", "teacher_hash"]
 
@@ -67,17 +67,32 @@ class Run:
     def dtype(self) -> torch.dtype:
         return getattr(torch, self.profile.dtype)
 
-    @property
+    @functools.cached_property
     def teacher(self) -> str:
-        """What `from_pretrained` takes: a folder, or an id on the hub."""
+        """The teacher's folder; published weights are downloaded and verified first."""
         teacher = self.profile.teacher
-        return str(ROOT / teacher.path) if teacher.local else teacher.path
+        if teacher.local:
+            return str(ROOT / teacher.path)
+        return str(registry.fetch(registry.entry(teacher.path)))
+
+    @property
+    def variant(self) -> str | None:
+        """Which of several sets of weights in the teacher's folder ("fp16")."""
+        teacher = self.profile.teacher
+        return None if teacher.local else registry.entry(teacher.path).variant
 
     @functools.cached_property
     def teacher_key(self) -> str:
-        """The hash of a local teacher; id, revision and variant of a published one."""
+        """The hash of the teacher: of its folder, or the recorded ones of published weights."""
+        path = self.profile.teacher.path
+        local = self.profile.teacher.local
+        return teacher_hash(ROOT / path) if local else registry.fingerprint(path)
+
+    @property
+    def random(self) -> bool:
+        """Whether the teacher's weights are random: then nothing may enter the results."""
         teacher = self.profile.teacher
-        return teacher_hash(self.teacher) if teacher.local else canonical(teacher)
+        return teacher.local and (ROOT / teacher.path / layout.RANDOM).exists()
 
     def stage(
         self,
@@ -99,12 +114,14 @@ class Run:
         """tables/<name>.csv, six significant digits; returns the table."""
         index = any(level is not None for level in table.index.names)  # a named index is a column
         text = table.to_csv(index=index, float_format="%.6g")
+        self._refuse_random(name)
         layout.write_atomic(self._file("tables", name, "csv"), text.encode())
         return table
 
     def ledger(self, table: pd.DataFrame) -> pd.DataFrame:
         """claims.csv, the run's verdicts; returns the table."""
         text = table.to_csv(index=False, float_format="%.6g")
+        self._refuse_random(layout.LEDGER)
         layout.write_atomic(self.folder / layout.LEDGER, text.encode())
         return table
 
@@ -113,6 +130,7 @@ class Run:
         plt.close(figure)  # shown once, as the cell's value
         data = BytesIO()
         figure.savefig(data, dpi=110, format="png", metadata={"Software": None})
+        self._refuse_random(name)
         layout.write_atomic(self._file("figures", name, "png"), data.getvalue())
         return figure
 
@@ -122,6 +140,7 @@ class Run:
         ValueError for NaN and infinities, TypeError for what is not a number.
         """
         layout.check_name("claim", claim_id)
+        self._refuse_random(claim_id)
         number = float(value)
         if not math.isfinite(number):
             raise ValueError(f"claim {claim_id}: {number} is not a measurement")
@@ -150,6 +169,13 @@ class Run:
                 f"tables/{name}.csv is missing: run notebook {from_notebook} first ({make})"
             )
         return pd.read_csv(path)
+
+    def _refuse_random(self, name: str) -> None:
+        if self.random:
+            raise ValueError(
+                f"{name}: this teacher's weights are random, and what they give never enters the"
+                " results: use `make dryrun` for a plan, or a trained teacher"
+            )
 
     def _file(self, folder: str, name: str, ending: str) -> Path:
         return self.folder / folder / f"{layout.check_name(folder, name)}.{ending}"

@@ -18,7 +18,7 @@ from typing import Any
 import pandas as pd
 from tqdm.auto import tqdm
 
-from nanosd_lib import kernels, layout
+from nanosd_lib import kernels, layout, registry
 from nanosd_lib.provenance import ROOT, git_state, lock_hash, machine
 
 
@@ -35,6 +35,8 @@ class Study:
         Raises ValueError or FileNotFoundError where the run cannot be.
         """
         self.profile = layout.check_run(profile, seed, overrides)
+        if not self.profile.teacher.local:
+            registry.entry(self.profile.teacher.path)
         self.parameters = {"profile": profile, "seed": seed, "overrides": overrides}
         self.folder = layout.results_folder(profile, seed, overrides)
         self.resume = resume
