@@ -15,7 +15,7 @@ LOCK = $(BIN)/uv pip compile --quiet --universal --generate-hashes --python-vers
 	--all-extras --custom-compile-command 'make lock' pyproject.toml -o requirements.lock
 
 .DEFAULT_GOAL := help
-.PHONY: help env test reproduce run hardware lab teacher reference bench lock clean
+.PHONY: help env test reproduce run hardware dryrun lab teacher reference bench lock clean
 
 help:  ## list the verbs
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -55,6 +55,9 @@ run: $(STAMP)  ## execute one notebook: NB=03 PROFILE=mini
 
 hardware: $(STAMP)  ## profile SD 1.5's stages and networks on this machine (an hour, 35 GB of disk)
 	@$(BIN)/python -m nanosd_lib.hardware
+
+dryrun: $(STAMP)  ## every stage once with random weights, and a plan: PROFILE=sd15
+	@HF_HUB_OFFLINE=1 $(BIN)/python -m nanosd_lib.dryrun --profile '$(PROFILE)'
 
 lab: $(STAMP)  ## open JupyterLab on the notebooks
 	@$(BIN)/python -m jupyterlab --notebook-dir=notebooks \

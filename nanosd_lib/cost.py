@@ -18,7 +18,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm.auto import tqdm
 
-from nanosd_lib import surgery
+from nanosd_lib import blocks, surgery
 from nanosd_lib.arch import BASE, CHOICES, STAGES, Arch
 
 SD15 = dict(  # Stable Diffusion 1.5's U-Net, as its public configuration states it
@@ -48,7 +48,7 @@ def parameters(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
 
 
-def _flops(run: Callable[[], object]) -> tuple[float, float]:
+def flops(run: Callable[[], object]) -> tuple[float, float]:
     """Multiply-adds (convolution and linear, attention products) of a call, in G."""
     with FlopCounterMode(display=False) as counter:
         run()
@@ -64,7 +64,7 @@ def gmac(unet: UNet2DConditionModel, tokens: int = TOKENS) -> tuple[float, float
     size, d = unet.config.sample_size, unet.config.cross_attention_dim
     x = torch.empty(1, unet.config.in_channels, size, size, device="meta")
     text = torch.empty(1, tokens, d, device="meta")
-    return _flops(lambda: unet(x, torch.empty(1, device="meta"), encoder_hidden_states=text))
+    return flops(lambda: unet(x, torch.empty(1, device="meta"), encoder_hidden_states=text))
 
 
 # ------------------------------------------------------------------------------------------- stages
@@ -76,7 +76,7 @@ def stage_inputs(
     """Random keyword arguments a stage of this U-Net is called with: hidden states, skips, time and
     text.
     """
-    w, size, i = unet.config.block_out_channels, unet.config.sample_size, surgery.STAGE_DEPTH[stage]
+    w, size, i = unet.config.block_out_channels, unet.config.sample_size, blocks.STAGE_DEPTH[stage]
     g = torch.Generator().manual_seed(0)
 
     def make(*shape: int) -> torch.Tensor:
@@ -107,7 +107,7 @@ def stage_table(teacher: UNet2DConditionModel, tokens: int = TOKENS) -> pd.DataF
         inputs = stage_inputs(teacher, stage, 1, tokens, "meta")
         for code in CHOICES[stage]:
             net = surgery.student(Arch(**(BASE | {stage: code})), teacher).stage(stage)
-            linear, attention = _flops(lambda net=net, inputs=inputs: net(**inputs))
+            linear, attention = flops(lambda net=net, inputs=inputs: net(**inputs))
             rows.append((stage, code, parameters(net), linear, attention))
     return pd.DataFrame(rows, columns=["stage", "code", "params", "gmac_linear", "gmac_attention"])
 
@@ -162,7 +162,9 @@ def measure(calls: dict[str, Callable[[], object]], repeats: int, warmup: int) -
     )
 
 
-def _call(net: nn.Module, kwargs: dict) -> Callable[[], object]:
+def call(net: nn.Module, kwargs: dict) -> Callable[[], object]:
+    """A call without gradients, to be timed."""
+
     def run() -> object:
         with torch.no_grad():
             return net(**kwargs)
@@ -197,10 +199,10 @@ def profile_stages(
     for stage in STAGES:
         inputs = stage_inputs(teacher, stage, batch, tokens, teacher.device.type)
         for code in CHOICES[stage]:
-            calls[f"{stage}:{code}"] = _call(surgery.surrogate(stage, code, teacher).eval(), inputs)
+            calls[f"{stage}:{code}"] = call(surgery.surrogate(stage, code, teacher).eval(), inputs)
     for name, a in (archs | {"whole": str(Arch(**BASE))}).items():
         net = surgery.student(a, teacher)
-        calls[name] = _call(net, network_inputs(net, batch, tokens))
+        calls[name] = call(net, network_inputs(net, batch, tokens))
     df = measure(calls, repeats, warmup).set_index("name")
     networks = df.loc[list(archs)].reset_index()
     base = sum(df.ms_median[f"{s}:{c}"] for s, c in BASE.items())
@@ -221,8 +223,13 @@ def profile_networks(
 ) -> dict:
     """Latency of whole networks, measured in turns."""
     nets = {name: surgery.student(a, teacher) for name, a in archs.items()}
-    calls = {k: _call(n, network_inputs(n, batch, tokens)) for k, n in nets.items()}
+    calls = {k: call(n, network_inputs(n, batch, tokens)) for k, n in nets.items()}
     return {"table": measure(calls, repeats, warmup)}
+
+
+def paper_name(name: str) -> str:
+    """ "N1" is the paper's NanoSD1; other names are the same."""
+    return f"NanoSD{name[1:]}" if name[0] == "N" and name[1:].isdigit() else name
 
 
 def additive(archs: Sequence[Arch], stages: pd.DataFrame, column: str) -> np.ndarray:

@@ -11,7 +11,7 @@ from diffusers import StableDiffusionPipeline
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from nanosd_lib import miniworld
+from nanosd_lib import miniworld, quality
 
 SEEDS = {"train": 101, "heldout": 202, "prompts": 303}  # never the seed the teacher was trained on
 
@@ -55,6 +55,11 @@ def encode(pipe: StableDiffusionPipeline, pictures: Tensor, batch: int = 64) -> 
     return z * pipe.vae.config.scaling_factor
 
 
+def side(pipe: StableDiffusionPipeline) -> int:
+    """Pixels on a side of the pictures this teacher makes."""
+    return pipe.unet.config.sample_size * pipe.vae_scale_factor
+
+
 def pictures(split: str, scenes: int, crops: int, seed: int) -> tuple[Tensor, list[str]]:
     """Renders, then photograph crops of the split ("train" or "heldout"), resized to nothing:
     64x64, with captions.
@@ -70,14 +75,15 @@ def pictures(split: str, scenes: int, crops: int, seed: int) -> tuple[Tensor, li
 def latents(
     pipe: StableDiffusionPipeline, split: str, scenes: int, crops: int, seed: int
 ) -> dict[str, Tensor]:
-    """`Latents` of a split as plain tensors, pictures brought to the size the teacher works at."""
+    """`Latents` of a split as plain tensors, pictures brought to the size the teacher works at, a
+    few at a time.
+    """
     x, text = pictures(split, scenes, crops, seed)
-    side = pipe.unet.config.sample_size * pipe.vae_scale_factor
-    if x.shape[-1] != side:
-        x = torch.nn.functional.interpolate(x, (side, side), mode="bicubic").clamp(-1, 1)
-    return {
-        "latents": {"z": encode(pipe, x), "text": embed(pipe, text), "empty": embed(pipe, [""])}
-    }
+    size, z = side(pipe), []
+    few = 4096 if size <= 64 else 16  # large pictures are never all in memory
+    for some in tqdm(x.split(few), desc=f"latents, {split}", leave=False):
+        z.append(encode(pipe, quality.sized(some, size), batch=min(few, 64)))
+    return {"latents": {"z": torch.cat(z), "text": embed(pipe, text), "empty": embed(pipe, [""])}}
 
 
 def of(artifact) -> Latents:

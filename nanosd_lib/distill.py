@@ -17,7 +17,7 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
-from nanosd_lib import data, surgery, training
+from nanosd_lib import blocks, data, surgery, training
 from nanosd_lib.arch import STAGES
 
 
@@ -52,7 +52,7 @@ def captured(
     handles = []
     try:
         for s in seen:
-            group, i = surgery.BLOCK[s]
+            group, i = blocks.BLOCK[s]
             handles.append(getattr(unet, group)[i].register_forward_hook(hook(s), with_kwargs=True))
         yield seen
     finally:
@@ -79,7 +79,7 @@ def targets(
     return (first, last, down) if code.count("R") == 2 else (last, down)
 
 
-def outputs(surrogate: surgery.Stage, inputs: dict) -> tuple[Tensor, ...]:
+def outputs(surrogate: blocks.Stage, inputs: dict) -> tuple[Tensor, ...]:
     """The distinct tensors a surrogate hands on for the teacher stage's inputs."""
     allowed = {
         k: v
@@ -97,7 +97,8 @@ def relative_error(student: tuple[Tensor, ...], teacher: tuple[Tensor, ...]) -> 
     scale.
     """
     parts = [
-        (s - t).pow(2).mean() / (t.var() + 1e-8) for s, t in zip(student, teacher, strict=True)
+        (s.float() - t.float()).pow(2).mean() / (t.float().var() + 1e-8)
+        for s, t in zip(student, teacher, strict=True)
     ]
     return torch.stack(parts).mean()
 
@@ -107,6 +108,14 @@ def surrogates(teacher: UNet2DConditionModel, pairs: Sequence[tuple[str, str]]) 
     where it keeps a block.
     """
     return nn.ModuleDict({f"{s}:{c}": surgery.surrogate(s, c, teacher) for s, c in pairs})
+
+
+def mixed(teacher: UNet2DConditionModel) -> torch.autocast:
+    """Autocast to the teacher's dtype on its device; nothing at all for a float32 teacher."""
+    half = teacher.dtype != torch.float32
+    return torch.autocast(
+        teacher.device.type, dtype=teacher.dtype if half else torch.bfloat16, enabled=half
+    )
 
 
 @torch.no_grad()
@@ -132,15 +141,16 @@ def fwkd(
     below 1.
 
     `probe` looks at the surrogates after each quarter of the steps; what it returns joins the
-    record.
+    record. Weights are float32 whatever the teacher's dtype; a teacher in bfloat16 means autocast.
     """
-    nets = surrogates(teacher, pairs)
+    nets = surrogates(teacher, pairs).float()
 
     def loss_of(g: torch.Generator) -> Tensor:
         seen, total = look(teacher, draw(g)), 0.0
         for net in nets.values():
             want = targets(seen, net.stage, net.code, e3_target)
-            loss = relative_error(outputs(net, seen[net.stage].inputs), want)
+            with mixed(teacher):
+                loss = relative_error(outputs(net, seen[net.stage].inputs), want)
             loss.backward()
             nn.utils.clip_grad_norm_(net.parameters(), 1.0)
             total += loss.detach() / len(nets)
@@ -182,7 +192,7 @@ def teach(
     nets, record = fwkd(teacher, pairs, draw, steps, lr, scratch, seed, e3_target, seen)
     curve = [{"step": 0, **start}, *({"step": r["step"], **r["errors"]} for r in record)]
     return {
-        "weights": dict(nets.state_dict()),
+        "weights": dict(nets.to(teacher.dtype).state_dict()),
         "curve": pd.DataFrame(curve),
         "seconds": {"training": record[-1]["seconds"]},
     }
@@ -210,9 +220,9 @@ def errors(
         seen = look(teacher, batch)
         for key, net in nets.items():
             want = targets(seen, net.stage, net.code, e3_target)
-            total[key] += float(relative_error(outputs(net, seen[net.stage].inputs), want)) / len(
-                batches
-            )
+            with mixed(teacher):
+                error = relative_error(outputs(net, seen[net.stage].inputs), want)
+            total[key] += float(error) / len(batches)
     return total
 
 
@@ -229,22 +239,23 @@ def align(
     """Short end-to-end training, ||U_S(a z + s eps, t, c) - U_T(a z + s eps, t, c)||^2 (paper, step
     5), in place.
 
-    Both networks read the teacher VAE's latents; the slim VAE's come with notebook 04.
+    The student trains in float32, under autocast for a teacher in bfloat16. Both networks read the
+    teacher VAE's latents; the slim VAE's come with notebook 04.
     """
 
     def loss_of(g: torch.Generator) -> Tensor:
         b = draw(g)
         with torch.no_grad():
             want = teacher(b["x"], b["t"], encoder_hidden_states=b["text"]).sample
-        return (
-            (student(b["x"], b["t"], encoder_hidden_states=b["text"]).sample - want).pow(2).mean()
-        )
+        with mixed(teacher):
+            got = student(b["x"], b["t"], encoder_hidden_states=b["text"]).sample
+        return (got.float() - want.float()).pow(2).mean()
 
-    student.train()
+    student.float().train()
     record = training.fit(
         name, student, loss_of, steps, lr, scratch, seed, decay=0.9, every=50, warmup=5
     )
-    student.eval()
+    student.to(teacher.dtype).eval()
     return record
 
 

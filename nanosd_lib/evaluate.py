@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from nanosd_lib import data, distill, judges, miniworld, quality, surgery
-from nanosd_lib.arch import BASE, DEEP, STAGES, Arch, space
+from nanosd_lib.arch import Arch, space
 from nanosd_lib.quality import Protocol
 
 
@@ -28,9 +28,11 @@ def _protocol(
 
 
 @torch.no_grad()
-def _reconstruct(pipe: StableDiffusionPipeline, x: Tensor, batch: int = 64) -> Tensor:
+def reconstruct(pipe: StableDiffusionPipeline, x: Tensor, batch: int = 64) -> Tensor:
+    """Pictures (N, 3, H, W) in [-1, 1] through the VAE and back."""
     one = lambda p: pipe.vae.decode(pipe.vae.encode(p).latent_dist.mean).sample  # noqa: E731
-    parts = [one(p.to(pipe.device, pipe.vae.dtype)).float().cpu() for p in x.split(batch)]
+    parts = tqdm(x.split(batch), desc="reconstruct", leave=False)
+    parts = [one(p.to(pipe.device, pipe.vae.dtype)).float().cpu() for p in parts]
     return torch.cat(parts).clamp(-1, 1)
 
 
@@ -48,7 +50,8 @@ def check_vae(pipe: StableDiffusionPipeline, n: int, seed: int) -> dict:
     }
     rows, examples = [], {}
     for kind, x in kinds.items():
-        y = _reconstruct(pipe, x)
+        x = quality.sized(x, data.side(pipe))
+        y = reconstruct(pipe, x, 64 if x.shape[-1] <= 64 else 1)
         p = quality.psnr(x, y)
         rows.append((kind, n, float(p.mean()), float(p.std()), float(p.min())))
         examples |= {f"{kind}": x[:8], f"{kind}, reconstructed": y[:8]}
@@ -89,17 +92,16 @@ def check_frechet(
     """
     where = data.SEEDS["heldout"] + 11 + 1000 * seed
     look = quality.extractor("mini-clip")
-    feats = lambda x: quality.features(look, x)  # noqa: E731
-    one, two = (feats(miniworld.render(miniworld.sample(n, where + k))[0]) for k in (0, 1))
+    renders = (miniworld.render(miniworld.sample(n, where + k))[0] for k in (0, 1))
+    one, two = (quality.features(look, x) for x in renders)
     prompts, protocol = data.prompts(n, seed), _protocol(n, steps, guidance, seed)
     torch.manual_seed(seed)
     untrained = UNet2DConditionModel.from_config(pipe.unet.config).to(pipe.device, pipe.unet.dtype)
+    drawn = lambda p: quality.looked_at(p, prompts, protocol, batch)[0]  # noqa: E731
     made = {
-        "teacher samples": feats(quality.generate(pipe, prompts, protocol, batch)),
+        "teacher samples": drawn(pipe),
         "held-out renders (floor)": two,
-        "untrained network (ceiling)": feats(
-            quality.generate(quality.with_unet(pipe, untrained), prompts, protocol, batch)
-        ),
+        "untrained network (ceiling)": drawn(quality.with_unet(pipe, untrained)),
     }
     rows = [(k, n, quality.frechet(f, one)) for k, f in made.items()]
     return {"table": pd.DataFrame(rows, columns=["pictures", "n", "frechet"])}
@@ -148,16 +150,16 @@ def reference(
     """The teacher's side of tAFID: features of its images, and of the same prompts from other noise
     (the floor).
     """
-    prompts, look = data.prompts(images, seed), quality.extractor(features)
-    protocol = _protocol(images, steps, guidance, seed, features)
-    pictures = quality.generate(pipe, prompts, protocol, batch, desc="teacher")
-    other = quality.generate(
-        pipe, prompts, replace(protocol, seed=seed + 50_000), batch, desc="teacher, other noise"
+    prompts, protocol = (
+        data.prompts(images, seed),
+        _protocol(images, steps, guidance, seed, features),
     )
-    f, g = quality.features(look, pictures), quality.features(look, other)
+    again = replace(protocol, seed=seed + 50_000)
+    f, pictures = quality.looked_at(pipe, prompts, protocol, batch, "teacher")
+    g, other = quality.looked_at(pipe, prompts, again, batch, "teacher, other noise")
     return {
         "features": {"teacher": f, "other": g},
-        "pictures": {"teacher": pictures[:16], "other": other[:16]},
+        "pictures": {"teacher": pictures, "other": other},
         "prompts": prompts,
         "floor": {
             "tafid": quality.frechet(g, f),
@@ -181,14 +183,13 @@ def score(
     """tAFID and paired cosine of a U-Net against the teacher's features, and its first images."""
     n = len(teacher_features)
     protocol = _protocol(n, steps, guidance, seed, features)
-    pictures = quality.generate(
-        quality.with_unet(pipe, unet), data.prompts(n, seed), protocol, batch, desc="student"
+    f, pictures = quality.looked_at(
+        quality.with_unet(pipe, unet), data.prompts(n, seed), protocol, batch, "student", keep
     )
-    f = quality.features(quality.extractor(features), pictures)
     return {
         "tafid": quality.frechet(f, teacher_features),
         "cosine": quality.cosine(f, teacher_features),
-    }, pictures[:keep]
+    }, pictures
 
 
 def score_arch(
@@ -210,17 +211,18 @@ def score_arch(
 def compose(pipe: StableDiffusionPipeline, n: int, seed: int) -> dict:
     """Which of n networks drawn at random run forward with the right output shape."""
     networks, g = space(), torch.Generator().manual_seed(seed)
-    x = torch.randn(1, pipe.unet.config.in_channels, 16, 16, generator=g)
+    size = pipe.unet.config.sample_size
+    x = torch.randn(1, pipe.unet.config.in_channels, size, size, generator=g)
     text = data.embed(pipe, [""])
     drawn = [str(networks[int(i)]) for i in torch.randperm(len(networks), generator=g)[:n]]
     ran = []
     for a in tqdm(drawn, desc="compose"):
-        y = surgery.student(a, pipe.unet)(x.to(text), 500, text).sample
+        y = surgery.borrow(a, pipe.unet)(x.to(text), 500, text).sample
         ran.append(y.shape == x.shape and bool(y.isfinite().all()))
     return {"table": pd.DataFrame({"arch": drawn, "ran": ran})}
 
 
-# -------------------------------------------------------------------------------------- sensitivity
+# ----------------------------------------------------------------------------------- held-out noise
 
 
 def heldout_batches(
@@ -229,48 +231,6 @@ def heldout_batches(
     """Fixed noisy batches of about n held-out latents; batch k is drawn from seed k."""
     draws = [torch.Generator().manual_seed(k) for k in range(max(1, n // batch))]
     return [data.noisy(latents, pipe.scheduler, min(batch, n), g) for g in draws]
-
-
-def _removals() -> dict[str, Arch]:
-    """What is taken away: one stage at a time to a single R, each deep stage shortened, the three
-    together.
-    """
-    deep = Arch(**BASE, E4=DEEP["E4"][0], M="RAR", D4="RRR")
-    rows = {s: replace(deep, **{s: "R"}) for s in STAGES}
-    return rows | {
-        "E4": replace(deep, E4="R"),
-        "D4": replace(deep, D4="R"),
-        "E4+M+D4": Arch(**BASE),
-    }
-
-
-def sensitivity(
-    pipe: StableDiffusionPipeline,
-    latents: data.Latents,
-    pairs: int,
-    teacher_features: Tensor,
-    steps: int,
-    guidance: float,
-    batch: int,
-    seed: int,
-    features: str,
-) -> dict:
-    """Denoising error and tAFID after taking away each stage in turn, nothing retrained; parameters
-    saved.
-    """
-    teacher, whole = pipe.unet, sum(p.numel() for p in pipe.unet.parameters())
-    batches, rows, shown = heldout_batches(latents, pipe, pairs), [], {}
-    for removed, arch in tqdm(_removals().items(), desc="sensitivity"):
-        net = surgery.student(arch, teacher)
-        scores, pictures = score(
-            net, pipe, teacher_features, steps, guidance, batch, seed, features
-        )
-        saved = whole - sum(p.numel() for p in net.parameters())
-        error = distill.denoising_error(net, teacher, batches)
-        rows.append((removed, str(arch), saved, saved / whole, error, scores["tafid"]))
-        shown[removed] = pictures[:8]
-    columns = ["removed", "arch", "params_saved", "params_saved_share", "eps_error", "tafid"]
-    return {"table": pd.DataFrame(rows, columns=columns), "pictures": shown}
 
 
 # --------------------------------------------------------------------------------------- the family

@@ -140,7 +140,8 @@ def recognised(
     """Share of one-object pictures whose shape, colour, and both the classifier recognises as the
     scene says.
     """
-    logits = [net(x) for x in pictures.split(batch)]
+    small = (nn.functional.interpolate(x, (64, 64), mode="area") for x in pictures.split(batch))
+    logits = [net(x) for x in small]
     shape, colour = (torch.cat([part[k] for part in logits]).argmax(-1) for k in (0, 1))
     s, c = shape == scenes.shape[:, 0], colour == scenes.colour[:, 0]
     return {

@@ -18,6 +18,10 @@ RANDOM = "RANDOM_WEIGHTS.txt"  # stands in the folder of a teacher that was neve
 SUBFOLDERS = ("tables", "figures", "records", "notebooks")
 
 
+class Missing(FileNotFoundError):
+    """A file that another notebook or verb makes is not there; the message says which one."""
+
+
 def check_name(kind: str, name: Any) -> str:
     """A plain file name: no folders, no hidden files. ValueError otherwise."""
     if not isinstance(name, str) or not NAME.fullmatch(name):

@@ -89,6 +89,7 @@ class Profile(Strict):
     dtype: Literal["float32", "bfloat16"]
     device: Literal["auto", "cpu", "cuda"]
     threads: Count
+    notebook_minutes: Count  # a notebook that takes longer is stopped
     samples: Samples
     teacher_check: TeacherCheck
     cost: Cost

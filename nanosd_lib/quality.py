@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from nanosd_lib.judges import AttributeClassifier
@@ -119,7 +119,8 @@ def extractor(name: str) -> Callable[[Tensor], Tensor]:
                 "data/mini-clip is missing: bring it back with `git checkout data/mini-clip`"
             )
         net = CLIPModel.from_pretrained(folder, dtype=torch.float32).eval().requires_grad_(False)
-        return lambda x: net.get_image_features(x).pooler_output
+        side = net.config.vision_config.image_size
+        return lambda x: net.get_image_features(sized(x, side)).pooler_output
     if name == "inception-2015":
         return _inception()
     raise ValueError(f"features {name!r}: use mini-clip or inception-2015")
@@ -135,6 +136,37 @@ def _inception() -> Callable[[Tensor], Tensor]:
         )
     net = build_feature_extractor("clean", device=torch.device("cpu"), use_dataparallel=False)
     return lambda x: torch.as_tensor(net((x + 1) * 127.5))
+
+
+def sized(pictures: Tensor, side: int) -> Tensor:
+    """Pictures (N, C, H, W) brought to side x side, smoothed where they shrink; the same tensor
+    where they have it.
+    """
+    if pictures.shape[-2:] == (side, side):
+        return pictures
+    resize = nn.functional.interpolate
+    return resize(pictures, (side, side), mode="bicubic", antialias=True).clamp(-1, 1)
+
+
+@torch.no_grad()
+def looked_at(
+    pipe: StableDiffusionPipeline,
+    prompts: list[str],
+    protocol: Protocol,
+    batch: int,
+    desc: str = "images",
+    keep: int = 16,
+) -> tuple[Tensor, Tensor]:
+    """Features (N, D) of `generate`'s images and the first `keep` of them: no more are held than a
+    batch at a time.
+    """
+    z, look = noise(pipe, len(prompts), protocol.seed), extractor(protocol.features)
+    seen, kept = [], []
+    for i in tqdm(range(0, len(prompts), batch), desc=desc, leave=False):
+        made = generate(pipe, prompts[i : i + batch], protocol, batch, "batch", z[i : i + batch])
+        seen.append(features(look, made))
+        kept.append(made[: max(0, keep - i)])
+    return torch.cat(seen), torch.cat(kept)
 
 
 @torch.no_grad()

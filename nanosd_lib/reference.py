@@ -29,6 +29,18 @@ def copy(run: Path) -> None:
         shutil.copytree(run / name, REFERENCE / name)
     for name in (layout.LEDGER, "run.json"):
         shutil.copy(run / name, REFERENCE / name)
+    copy_measured(run.parent)
+
+
+def copy_measured(results: Path) -> None:
+    """Take over what other verbs measured: `make hardware`'s profiles and `make dryrun`'s plan."""
+    for folder in sorted((results / "hardware").glob("*")):
+        shutil.copytree(folder, REFERENCE / "hardware" / folder.name, dirs_exist_ok=True)
+    for plan in results.glob("plan_*.csv"):
+        (REFERENCE / "plans").mkdir(exist_ok=True)
+        shutil.copy(plan, REFERENCE / "plans" / plan.name)
+    for plan in (REFERENCE / "plans").glob("plan_*.csv"):
+        shutil.copy(plan, REFERENCE / "tables" / plan.name)
 
 
 def block() -> str:

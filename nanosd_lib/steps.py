@@ -243,16 +243,11 @@ def family(run: Run, pipe, models: dict[str, str], before: dict, after: dict, fl
     table["tafid_aligned"] = [after[n]["scores"]["tafid"] for n in table.name]
     table["cosine_aligned"] = [after[n]["scores"]["cosine"] for n in table.name]
     table["floor"], table["protocol"] = floor["tafid"], floor["protocol"]
-    table["model"] = [paper_name(n) for n in table.name]
+    table["model"] = [cost.paper_name(n) for n in table.name]
     printed = paper.family()[["model", "params_m", "tafid", "htp_ms", "ane_ms"]]
     printed = printed.add_suffix("_paper").rename(columns={"model_paper": "model"})
     first = ["model", *[c for c in table if c not in ("model", "name")]]
     return table[first].merge(printed, on="model", how="left")
-
-
-def paper_name(name: str) -> str:
-    """ "N1" is the paper's NanoSD1; other names are the same."""
-    return f"NanoSD{name[1:]}" if name[0] == "N" and name[1:].isdigit() else name
 
 
 def prior(run: Run, pipe, weights: Artifact, model: str) -> tuple[pd.DataFrame, dict[str, Tensor]]:

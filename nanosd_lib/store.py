@@ -165,7 +165,7 @@ class Run:
         if not path.exists():
             seed = f" SEED={self.seed}" if self.seed else ""
             make = f"make run NB={from_notebook} PROFILE={self.profile.name}{seed}"
-            raise FileNotFoundError(
+            raise layout.Missing(
                 f"tables/{name}.csv is missing: run notebook {from_notebook} first ({make})"
             )
         return pd.read_csv(path)

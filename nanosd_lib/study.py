@@ -9,21 +9,19 @@ from __future__ import annotations
 import datetime
 import json
 import os
-import signal
+import socket
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import psutil
 from tqdm.auto import tqdm
 
 from nanosd_lib import kernels, layout, registry
+from nanosd_lib.engine import Interrupted, signals
 from nanosd_lib.provenance import ROOT, git_state, lock_hash, machine
-
-
-class Stopped(KeyboardInterrupt):
-    """A signal asked the run to end; the argument is its number."""
 
 
 class Study:
@@ -38,6 +36,7 @@ class Study:
         if not self.profile.teacher.local:
             registry.entry(self.profile.teacher.path)
         self.parameters = {"profile": profile, "seed": seed, "overrides": overrides}
+        self.deadline = 60.0 * self.profile.notebook_minutes
         self.folder = layout.results_folder(profile, seed, overrides)
         self.resume = resume
         self.report: dict[str, Any] = {}
@@ -48,9 +47,9 @@ class Study:
         self._begin(notebooks, whole)
         code = 1
         try:
-            with _signals():
+            with signals():
                 code = self._run_all(notebooks)
-        except Stopped as stop:
+        except Interrupted as stop:
             code = 128 + stop.args[0]
             self.report["state"] = "interrupted"
             print(f"interrupted; go on with: {self.resume}", file=sys.stderr)
@@ -77,7 +76,9 @@ class Study:
             start = time.perf_counter()
             outcome = kernels.Outcome("interrupted", "", 0.0)
             try:
-                outcome = kernels.execute(path, out, self.parameters, self._environment())
+                outcome = kernels.execute(
+                    path, out, self.parameters, self._environment(), self.deadline
+                )
             finally:
                 seconds = round(time.perf_counter() - start, 1)
                 entry.update(state=outcome.state, seconds=seconds, peak_gb=outcome.peak_gb)
@@ -120,6 +121,11 @@ class Study:
             **self.parameters,
             "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "seconds": 0.0,
+            "process": {
+                "host": socket.gethostname(),
+                "pid": os.getpid(),
+                "began": psutil.Process().create_time(),
+            },
             "git": git_state(),
             "lock": lock_hash(),
             "machine": machine(),
@@ -142,17 +148,3 @@ def _notebooks_of(path: Path) -> dict[str, Any]:
         return dict(json.loads(path.read_text())["notebooks"])
     except (OSError, ValueError, KeyError, TypeError):
         return {}
-
-
-class _signals:
-    """SIGINT and SIGTERM raise Stopped inside; the old handlers come back after."""
-
-    def __enter__(self):
-        def stop(number, frame):
-            raise Stopped(number)
-
-        self.old = {n: signal.signal(n, stop) for n in (signal.SIGINT, signal.SIGTERM)}
-
-    def __exit__(self, *_):
-        for number, handler in self.old.items():
-            signal.signal(number, handler)

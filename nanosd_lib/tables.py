@@ -103,6 +103,103 @@ def curves(table: pd.DataFrame, x: str, title: str = "") -> Figure:
     return fig
 
 
+BACKENDS = {
+    "eager": "#1b6ca8",
+    "eager-bf16": "#9bd1e5",
+    "ort-fp32": "#ee8434",
+    "ort-int8": "#c95d2e",
+}
+
+
+def backends(table: pd.DataFrame, label: str) -> Figure:
+    """A dot for each row and backend on a logarithmic axis, quartiles as whiskers: name, backend,
+    ms_median, ms_low, ms_high.
+    """
+    names = list(dict.fromkeys(table.name))
+    fig, ax = _subplots(figsize=(7.2, 0.19 * len(names) + 0.9))
+    for kind, rows in table.groupby("backend", sort=False):
+        y = [len(names) - names.index(n) for n in rows.name]
+        spread = [rows.ms_median - rows.ms_low, rows.ms_high - rows.ms_median]
+        how = dict(fmt="o", ms=4, lw=1, color=BACKENDS.get(kind), label=kind)
+        ax.errorbar(rows.ms_median, y, xerr=spread, **how)
+    ax.set(yticks=range(len(names), 0, -1), xscale="log", xlabel=label)
+    ax.set_yticklabels(names, fontsize=7, family="monospace")
+    ax.set_ylim(0.3, len(names) + 0.7)
+    ax.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+    ax.xaxis.set_major_formatter(ticker.StrMethodFormatter("{x:g}"))
+    ax.xaxis.set_minor_formatter(ticker.NullFormatter())
+    ax.legend(
+        fontsize=7, loc="upper center", bbox_to_anchor=(0.5, 1 + 0.45 / len(names) * 2), ncol=4
+    )
+    fig.tight_layout()
+    return fig
+
+
+def against_latency(features: pd.DataFrame, ms: pd.Series, columns: dict[str, str]) -> Figure:
+    """Latency against each predictor, stages in colours: columns maps a column to its label."""
+    fig, axes = _subplots(1, len(columns), figsize=(2.9 * len(columns), 2.9), sharey=True)
+    for ax, (column, label) in zip(axes, columns.items(), strict=True):
+        for stage, rows in features.groupby("stage", sort=False):
+            ax.scatter(rows[column], ms[rows.index], s=18, color=COLOURS[stage], label=stage)
+        ax.set_xlabel(label)
+    axes[0].set_ylabel("ms")
+    axes[-1].legend(fontsize=7)
+    fig.tight_layout()
+    return fig
+
+
+def removal(table: pd.DataFrame) -> Figure:
+    """What taking a stage away costs in tAFID against what it saves: removed, how,
+    params_saved_share, ms_saved, tafid, floor.
+    """
+    fig, axes = _subplots(1, 2, figsize=(9.4, 3.8), sharey=True)
+    marks = {"removed": ("#c95d2e", "o"), "one R": ("#1b6ca8", "s")}
+    for ax, column, label in (
+        (axes[0], "params_saved_share", "share of the parameters saved"),
+        (axes[1], "ms_saved", "ms saved (sd-mini, this machine)"),
+    ):
+        for how, rows in table.groupby("how"):
+            colour, marker = marks[how]
+            ax.scatter(rows[column], rows.tafid, c=colour, marker=marker, s=24, label=how)
+            for r in rows.itertuples():
+                at = getattr(r, column), r.tafid
+                ax.annotate(
+                    r.removed,
+                    at,
+                    xytext=(4, 3),
+                    textcoords="offset points",
+                    fontsize=7,
+                    color=colour,
+                )
+        ax.axhline(table.floor.iloc[0], ls=":", color="black", lw=1, label="teacher, other noise")
+        ax.set(xlabel=label, yscale="log")
+        _plain(ax)
+    axes[0].set_ylabel("mini-clip tAFID, nothing retrained")
+    axes[1].legend(fontsize=7)
+    fig.tight_layout()
+    return fig
+
+
+def memory(table: pd.DataFrame) -> Figure:
+    """Weights and peak activations of each component in each format: component, format, weights_mb,
+    peak_activation_mb.
+    """
+    parts = list(dict.fromkeys(table.component))
+    fig, axes = _subplots(1, len(parts), figsize=(2.4 * len(parts), 2.7), sharey=True)
+    for ax, part in zip(axes, parts, strict=True):
+        rows = table[table.component == part]
+        ax.bar(rows.format, rows.weights_mb / 1e3, color="#1b6ca8", label="weights")
+        peak = rows.peak_activation_mb / 1e3
+        ax.bar(
+            rows.format, peak, bottom=rows.weights_mb / 1e3, color="#f6c28b", label="activations"
+        )
+        ax.set_title(part)
+    axes[0].set_ylabel("GB")
+    axes[0].legend(fontsize=7)
+    fig.tight_layout()
+    return fig
+
+
 def scatter(
     table: pd.DataFrame, x: str, y: str, label: str = "", xlabel: str = "", ylabel: str = ""
 ) -> Figure:

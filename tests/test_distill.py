@@ -8,7 +8,7 @@ import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, UNet2DConditionModel
 from torch import nn
 
-from nanosd_lib import arch, data, distill, surgery
+from nanosd_lib import arch, data, distill, quality, surgery
 from nanosd_lib.arch import BASE, NANOSD, STAGES
 from nanosd_lib.teacher import SCHEDULER, UNET
 
@@ -268,3 +268,24 @@ def test_noise_levels_do_not_depend_on_the_sampler():
     want = ddim.add_noise(z[i], draws[0]["noise"], draws[0]["t"])
     for b in draws:
         assert torch.allclose(b["x"], want, atol=1e-5)
+
+
+# ------------------------------------------------------------------------------- bfloat16 teachers
+
+
+def test_a_bfloat16_teacher_is_distilled_from_float32_weights(tmp_path):
+    """Steps smaller than bfloat16 can hold still add up: master weights are float32."""
+    pipe = quality.load_teacher("data/sd-mini", "bfloat16")
+    latents = data.Latents(**data.latents(pipe, "heldout", 8, 0, 0)["latents"])
+    draw = lambda g: data.noisy(latents, pipe.scheduler, 4, g)  # noqa: E731
+    nets, record = distill.fwkd(pipe.unet, [("E1", "RA"), ("D1", "RR")], draw, 3, 1e-6, tmp_path)
+    assert {p.dtype for p in nets.parameters()} == {torch.float32}
+    fresh = distill.surrogates(pipe.unet, [("E1", "RA"), ("D1", "RR")]).float()
+    moved = [
+        float((a - b).abs().max())
+        for a, b in zip(nets.parameters(), fresh.parameters(), strict=True)
+    ]
+    assert 0 < max(moved) < 1e-4
+    student = surgery.student("R RA RA | RARA RARA RR", pipe.unet)
+    distill.align(student, pipe.unet, draw, 1, 1e-6, tmp_path)
+    assert student.dtype == torch.bfloat16

@@ -148,9 +148,36 @@ def test_family_and_sensitivity_tables(study):
     family = table(study, "family")
     assert set(arch.NANOSD) - {"SD1.5"} <= {m.replace("NanoSD", "N") for m in family.model}
     assert family[["latency_ms", "tafid_assembled", "tafid_aligned"]].gt(0).all().all()
-    sensitivity = table(study, "sensitivity").set_index("removed")
-    assert sensitivity.eps_error.gt(0).all()
-    assert sensitivity.params_saved_share["E4+M+D4"] == pytest.approx(0.375, abs=0.02)
+    sensitivity = table(study, "sensitivity").set_index(["removed", "how"])
+    assert sensitivity[["eps_error", "tafid", "floor"]].gt(0).all().all()
+    shares = sensitivity.params_saved_share
+    assert shares["E4+M+D4", "removed"] == pytest.approx(0.375, abs=0.02)
+
+
+def test_tables_at_sd15s_width(study):
+    stages = table(study, "stages_sd15")
+    assert stages.groupby("backend").size().eq(36).all()
+    assert {"eager", "ort-fp32", "ort-int8"} <= set(stages.backend)
+    family = table(study, "family_sd15")
+    gmac = family.drop_duplicates("model").set_index("model").gmac
+    known = {"SD1.5": 401.6, "NanoSD2": 184.7, "NanoSD4": 164.8}
+    assert gmac[list(known)].to_dict() == pytest.approx(known, abs=0.05)
+    assert family.set_index("model").params["SD1.5"].eq(859_520_964).all()
+    assert family[family.model == "SD1.5"].ratio_to_sd15.eq(1).all()
+    predicted = table(study, "latency_prediction").set_index(["target", "predictor", "strings"])
+    model = "attention by resolution"
+    assert predicted.r2["htp_ms", model, "corrected"] == pytest.approx(0.997, abs=0.001)
+    assert predicted.loo_max["ane_ms", model, "corrected"] == pytest.approx(5.3, abs=0.1)
+    assert predicted.r2["htp_ms", model, "as printed"] == pytest.approx(0.905, abs=0.002)
+    assert {"SD 1.5", "sd-mini"} == set(table(study, "additivity").width)
+
+
+def test_the_tiled_pipeline_is_exact_and_flat(study):
+    streamed = table(study, "streaming")
+    assert streamed.output_megapixels.max() == 12 and streamed.largest_difference.max() <= 1e-6
+    assert streamed.peak_mb.max() < 1.1 * streamed.peak_mb.min()
+    rough = table(study, "blending").set_index("blending").roughness
+    assert rough.iloc[0] > 1.1 * rough.iloc[2]  # overlap and blending hide the seams
 
 
 def test_papermill_alone_runs_a_notebook(tmp_path):

@@ -79,7 +79,7 @@ def test_a_raising_cell_stops_the_study(books, capfd):
     notebook(books / "03_c.ipynb", LEDGER)
     code, report = run(books)
     assert code == 1 and report["state"] == "failed"
-    assert report["notebooks"]["02_b"]["state"] == "failed"
+    assert report["notebooks"]["02_b"]["state"] == "code error"
     assert report["notebooks"]["02_b"]["error"].startswith("code cell 3 of 4: ZeroDivisionError")
     assert report["notebooks"]["03_c"] == {"state": "not run"}
     err = capfd.readouterr().err
@@ -87,13 +87,20 @@ def test_a_raising_cell_stops_the_study(books, capfd):
     assert "notebooks/02_b.ipynb" in err and "make reproduce PROFILE=smoke SEED=0" in err
 
 
-@pytest.mark.parametrize("cell", ["import os; os.kill(os.getpid(), 9)", "import os; os._exit(0)"])
-def test_a_dead_kernel_is_a_failure(books, cell, capfd):
+@pytest.mark.parametrize(
+    "cell, words",
+    [
+        ("import os; os.kill(os.getpid(), 9)", "the kernel died of SIGKILL"),
+        ("import os; os._exit(0)", "the kernel left with exit code 0"),
+    ],
+)
+def test_a_dead_kernel_is_a_failure(books, cell, words, capfd):
     notebook(books / "02_b.ipynb", "print('before')", cell, "print('after')")
     notebook(books / "03_c.ipynb", LEDGER)
     code, report = run(books)
     assert code == 1 and report["state"] == "failed"
-    assert "code cell 4 of 5: DeadKernelError" in report["notebooks"]["02_b"]["error"]
+    assert report["notebooks"]["02_b"]["state"] == "killed"
+    assert report["notebooks"]["02_b"]["error"] == f"code cell 4 of 5: {words}"
     assert report["notebooks"]["03_c"] == {"state": "not run"}
     saved = next((books.parent / "results").glob("smoke*/notebooks/02_b.ipynb"))
     book = nbformat.read(saved, as_version=4)
@@ -177,4 +184,4 @@ def test_a_signal_stops_kernel_and_study(books, number):
 def test_a_kernel_that_dies_in_the_last_cell_is_a_failure(books):
     notebook(books / "11_c.ipynb", LEDGER + "\nimport os, time; time.sleep(0.5); os._exit(0)")
     code, report = run(books)
-    assert code == 1 and report["notebooks"]["11_c"]["state"] == "failed"
+    assert code == 1 and report["notebooks"]["11_c"]["state"] == "killed"

@@ -12,7 +12,7 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextModel
 
-from nanosd_lib import arch, cost, distill, judges, paper, quality, surgery
+from nanosd_lib import arch, blocks, cost, distill, judges, paper, quality, surgery
 from nanosd_lib import teacher as sdmini
 from nanosd_lib.arch import ABLATION, BASE, CHOICES, NANOSD, Arch
 
@@ -187,7 +187,7 @@ def test_two_hundred_networks_of_the_space_compose(narrow, parts):
     x, frame = inputs(NARROW), surgery.student(Arch(**BASE), narrow)
     for i, a in enumerate(random.Random(0).sample(arch.space(), 200)):
         for stage, code in a.stages.items():
-            group, place = surgery.BLOCK[stage]
+            group, place = blocks.BLOCK[stage]
             getattr(frame, group)[place - (group == "up_blocks")] = parts[stage, code]
         with torch.no_grad():
             y = frame(**x).sample
@@ -357,3 +357,45 @@ def test_a_teacher_that_lacks_weights_is_refused(narrow):
     del broken.down_blocks[0].resnets[0].conv1
     with pytest.raises(ValueError, match=r"no weights for down_blocks\.0\.resnets\.0\.conv1"):
         surgery.inherit(net, broken, deep=False)
+
+
+# ------------------------------------------------------------------------------ borrowing, removing
+
+
+def test_a_borrowed_student_is_the_student_without_a_copy(narrow):
+    a = "R RA RA | R RARA RR"  # one-R decoder: its reduction is its own
+    net, copied = surgery.borrow(a, narrow), surgery.student(a, narrow)
+    assert difference(net, copied, inputs(NARROW)) == 0
+    own = {id(p) for p in narrow.parameters()}
+    strangers = [n for n, p in net.named_parameters() if id(p) not in own]
+    assert strangers == ["up_blocks.0.reduce.weight", "up_blocks.0.reduce.bias"]
+
+
+@pytest.mark.parametrize("stage", ["E1", "E2", "E3", "E4", "M", "D4", "D3", "D2", "D1"])
+def test_any_stage_can_be_removed(narrow, stage):
+    whole = surgery.borrow(SD15, narrow)
+    before = difference(whole, narrow, inputs(NARROW))
+    net, x = surgery.without(whole, stage), inputs(NARROW)
+    with torch.no_grad():
+        assert net(**x).sample.shape == x["sample"].shape
+    assert cost.parameters(net) < cost.parameters(whole)
+    assert difference(net, whole, x) > 0
+    assert difference(whole, narrow, x) == before == 0  # the whole one is untouched
+
+
+def test_a_bridge_has_no_parameters_and_the_shapes_of_its_stage(narrow):
+    whole = surgery.student(SD15, narrow)
+    for stage in ("E1", "E2", "E3", "E4", "D4", "D3", "D2", "D1"):
+        x = cost.stage_inputs(narrow, stage, 1, 5)
+        real, bridge = whole.stage(stage)(**x), blocks.Bridge(whole.stage(stage))(**x)
+        assert [t.shape for t in distill._tensors(real)] == [
+            t.shape for t in distill._tensors(bridge)
+        ]
+        assert cost.parameters(blocks.Bridge(whole.stage(stage))) == 0
+
+
+def test_channels_are_matched_without_parameters():
+    x = torch.arange(4.0).view(1, 4, 1, 1)
+    assert blocks.match_channels(x, 2).flatten().tolist() == [0.5, 2.5]
+    assert blocks.match_channels(x, 8).flatten().tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert torch.equal(blocks.match_channels(x, 4), x)

@@ -7,6 +7,7 @@ import tracemalloc
 from math import ceil
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
@@ -221,3 +222,35 @@ def test_a_picture_that_cannot_be_read_is_one_line(tmp_path):
         with pytest.raises(ValueError, match=f"picture .*{name}") as err:
             tiling.read_picture(tmp_path / name)
         assert "\n" not in str(err.value)
+
+
+# ------------------------------------------------------------------------------------ what it costs
+
+
+def test_the_explorer_is_a_pure_function():
+    rows = [("a", "fp16", 1000, 500), ("b", "fp16", 2000, 100), ("a", "int8", 500, 250)]
+    memory = pd.DataFrame(rows, columns=["component", "format", "weights_mb", "peak_activation_mb"])
+    seen = tiling.explore(Grid(1000, 750, 128, 32, 4), 27, 18, memory)
+    assert seen["tiles"] == 88 and seen["columns x rows"] == "11 x 8"
+    assert seen["seconds, U-Net"] == pytest.approx(2.376)
+    assert seen["seconds, U-Net and VAE"] == pytest.approx(3.96)
+    assert seen["GB, weights"] == 3 and seen["GB, activations"] == 0.5
+    larger = tiling.explore(Grid(1000, 750, 256, 32, 4), 27, 18, memory)
+    assert larger["GB, activations"] == 2.0  # four times the area
+    with pytest.raises(ValueError, match="format 'fp64' does not exist: use one of fp16, int8"):
+        tiling.explore(Grid(1000, 750, 128, 32), 27, 18, memory, "fp64")
+
+
+def test_the_streams_report_measures_flat_memory_and_no_difference():
+    table = tiling.stream_report([96, 384], 128, 32, 8, 2)
+    assert table.largest_difference.max() <= 1e-6
+    assert table.peak_mb[1] < 1.1 * table.peak_mb[0]
+    assert table.tiles.tolist() == [5 * 4, 5 * 16]
+
+
+def test_a_seam_is_seen():
+    flat, grid = np.zeros((32, 64, 3)), Grid(64, 32, 16, 0)
+    noise = np.random.default_rng(0).random(flat.shape)
+    assert tiling.seam(noise, flat, grid) == pytest.approx(1, abs=0.2)
+    stepped = flat + np.repeat(np.arange(4), 16)[None, :, None]
+    assert tiling.seam(stepped, flat, grid) > 5

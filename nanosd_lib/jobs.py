@@ -1,0 +1,153 @@
+"""Jobs: independent pure functions of a JSON description, run here, in a pool, or on a cluster.
+
+A job's result is an artifact of the store, so what is finished is never computed again, whoever
+computes it: `run` looks there first, and a killed or preempted job starts again where its own
+stages stopped.
+"""
+
+from __future__ import annotations
+
+import importlib
+import multiprocessing
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm.auto import tqdm
+
+from nanosd_lib import layout, stages
+from nanosd_lib.artifacts import Artifact
+
+HOW = ("here", "pool", "slurm")
+
+
+@dataclass(frozen=True)
+class Job:
+    """A function of this library ("module:function"), what it is called with, and its store."""
+
+    function: str
+    description: dict[str, Any]
+    store: str
+
+    def __call__(self) -> str:
+        """Compute or find the artifact; returns its folder."""
+        return str(self.artifact().path)
+
+    def artifact(self) -> Artifact:
+        module, _, name = self.function.partition(":")
+        fn = getattr(importlib.import_module(module), name)
+        device = torch.device("cpu")  # what a job computes on is its own affair
+        return stages.stage(
+            Path(self.store), device, name, fn, self.description, [], {}, quiet=True
+        )
+
+    def checkpoint(self, *args: Any, **kwargs: Any) -> Any:
+        """What a preempted cluster job asks for: the same again (its finished stages are kept)."""
+        from submitit.helpers import DelayedSubmission
+
+        return DelayedSubmission(self)
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a job ended: its artifact, or one line of error."""
+
+    job: Job
+    artifact: Path | None
+    error: str
+
+
+def run(
+    jobs: Sequence[Job], how: str = "here", workers: int = 1, logs: Path | None = None
+) -> list[Ended]:
+    """Run them all, a failure does not stop the others; in the order given.
+
+    how: "here" (this process, one by one), "pool" (`workers` processes), "slurm" (a job array of at
+    most `workers` at once, through submitit; `logs` on a disk that all nodes see). ValueError for
+    anything else.
+    """
+    if how not in HOW:
+        raise ValueError(f"jobs: {how!r} does not exist: use one of {', '.join(HOW)}")
+    if workers < 1:
+        raise ValueError(f"jobs: workers = {workers} must be at least 1")
+    ways = {"here": _here, "pool": _pool, "slurm": _slurm}
+    ended = {}
+    for index, outcome in tqdm(ways[how](jobs, workers, logs), total=len(jobs), desc="jobs"):
+        ended[index] = outcome
+    return [ended[i] for i in range(len(jobs))]
+
+
+def _ended(job: Job, call: Callable[[], str]) -> Ended:
+    try:
+        return Ended(job, Path(call()), "")
+    except Exception as error:
+        lines = str(error).strip().splitlines() or [""]
+        return Ended(job, None, f"{type(error).__name__}: {lines[-1]}")
+
+
+def _here(jobs: Sequence[Job], workers: int, logs: Path | None) -> Iterator[tuple[int, Ended]]:
+    for index, job in enumerate(jobs):
+        yield index, _ended(job, job)
+
+
+def _pool(jobs: Sequence[Job], workers: int, logs: Path | None) -> Iterator[tuple[int, Ended]]:
+    """Spawned, not forked: torch's threads do not survive a fork. A worker that is killed takes
+    only its own job with it.
+    """
+    context = multiprocessing.get_context("spawn")
+    left = dict(enumerate(jobs))
+    while left:
+        with ProcessPoolExecutor(workers, mp_context=context, max_tasks_per_child=1) as pool:
+            futures = {pool.submit(job): i for i, job in left.items()}
+            for future in as_completed(futures):
+                outcome = _ended(left[futures[future]], future.result)
+                if "BrokenProcessPool" not in outcome.error:
+                    yield futures[future], outcome
+                    left.pop(futures[future])
+        if left:  # a worker died and broke the pool: who it was shows when each runs alone
+            index = min(left)
+            yield index, _alone(left.pop(index), context)
+
+
+def _alone(job: Job, context: Any) -> Ended:
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        return _ended(job, pool.submit(job).result)
+
+
+def _slurm(jobs: Sequence[Job], workers: int, logs: Path | None) -> Iterator[tuple[int, Ended]]:
+    submitit = _submitit()
+    folder = Path(logs or Path(jobs[0].store).parent / "slurm")
+    executor = submitit.AutoExecutor(folder, cluster="slurm")
+    executor.update_parameters(
+        name="nanosd",
+        timeout_min=24 * 60,
+        slurm_array_parallelism=workers,
+        cpus_per_task=torch.get_num_threads(),
+    )
+    with executor.batch():
+        sent = [executor.submit(job) for job in jobs]
+    print(
+        f"slurm job array {sent[0].job_id.split('_')[0]}: {len(sent)} jobs, logs in"
+        f" {layout.shown(folder)}"
+    )
+    left = dict(enumerate(sent))
+    while left:
+        for index, job in list(left.items()):
+            if job.done():
+                yield index, _ended(jobs[index], job.result)
+                left.pop(index)
+        time.sleep(0.5)
+
+
+def _submitit() -> Any:
+    try:
+        import submitit
+    except ImportError:
+        raise ValueError(
+            "jobs: submitit is not installed: run `.venv/bin/uv pip install -e '.[slurm]'`"
+        ) from None
+    return submitit

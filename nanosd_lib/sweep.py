@@ -1,0 +1,230 @@
+"""Sweeps: many studies over seeds or any grid of parameters, each in its own folder, and one table
+of mean, spread and interval for each row of the ledger.
+
+    make sweep SEEDS="0 1 2" PROFILE=mini WORKERS=2
+    make sweep GRID=grid.yaml        # {profile: [mini], seed: [0, 1], fwkd.steps: [80, 160]}
+"""
+
+from __future__ import annotations
+
+import argparse
+import html
+import itertools
+import json
+import os
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import psutil
+import yaml
+from scipy import stats
+
+from nanosd_lib import jobs, layout, paper, runner
+from nanosd_lib.provenance import PACKAGE, ROOT, file_hash
+from nanosd_lib.study import Study
+
+COLOURS = {"ok": "#d7f0d9", "running": "#fbf3c8", "not started": "#eeeeee"}
+BAD = "#f8d3cf"
+
+
+# -------------------------------------------------------------------------------------------- jobs
+
+
+def study(profile: str, seed: int, overrides: dict[str, Any], results: str, code: str) -> dict:
+    """One whole study, in the folder `results` decides; its ledger and its run.json.
+
+    RuntimeError names the notebook that failed. `code` is the hash of notebooks and library: other
+    code, another job.
+    """
+    os.environ["NANOSD_RESULTS"] = results
+    words = [f"make reproduce PROFILE={profile} SEED={seed}"]
+    words += [f"SET='{' '.join(f'{k}={json.dumps(v)}' for k, v in overrides.items())}'"]
+    one = Study(profile, seed, overrides, " ".join(words[: 2 if overrides else 1]))
+    status = one.execute(runner.choose(ROOT / "notebooks"), whole=True)
+    if status:
+        books = one.report["notebooks"].items()
+        failed = [f"{k}: {v.get('error')}" for k, v in books if v["state"] not in ("ok", "not run")]
+        raise RuntimeError("; ".join(failed) or f"the study ended with code {status}")
+    return {"claims": pd.read_csv(one.folder / layout.LEDGER), "run": one.report}
+
+
+def grid(profile: str, seeds: list[int], path: Path | None) -> list[dict[str, Any]]:
+    """Every combination as {profile, seed, overrides}, checked; ValueError names what is wrong."""
+    axes: dict[str, list] = {"profile": [profile], "seed": seeds}
+    if path is not None:
+        try:
+            extra = yaml.safe_load(path.read_text())
+        except (OSError, yaml.YAMLError) as error:
+            raise ValueError(f"grid {path}: {' '.join(str(error).split())}") from None
+        if not isinstance(extra, dict) or not all(isinstance(v, list) for v in extra.values()):
+            raise ValueError(f"grid {path}: lists by parameter are wanted: 'seed: [0, 1]'")
+        axes |= extra
+    found = []
+    for values in itertools.product(*axes.values()):
+        point = dict(zip(axes, values, strict=True))
+        one = {"profile": point.pop("profile"), "seed": point.pop("seed"), "overrides": point}
+        layout.check_run(**one)
+        found.append(one)
+    if not found:
+        raise ValueError("the sweep is empty: give at least one seed")
+    return found
+
+
+def jobs_of(points: list[dict[str, Any]]) -> list[jobs.Job]:
+    """One job for each point, in this store, under this code."""
+    code = file_hash(ROOT / "notebooks") + file_hash(ROOT / PACKAGE) + file_hash(ROOT / "data")
+    results, store = str(layout.results_root()), str(layout.store_root())
+    more = {"results": results, "code": code}
+    return [jobs.Job(f"{__name__}:study", point | more, store) for point in points]
+
+
+# ---------------------------------------------------------------------------------------- the state
+
+
+def state(point: dict[str, Any], code: str | None = None) -> dict[str, Any]:
+    """What a study's folder says, checked: `running` only while its process lives, `ok` only with
+    every notebook ok and a ledger with a verdict in each row.
+    """
+    folder = layout.results_folder(point["profile"], point["seed"], point["overrides"])
+    row = {
+        "study": folder.name,
+        "state": "not started",
+        "notebooks": "",
+        "minutes": 0.0,
+        "error": "",
+    }
+    try:
+        report = json.loads((folder / "run.json").read_text())
+        books = report["notebooks"]
+    except FileNotFoundError:
+        return row
+    except (ValueError, KeyError, OSError):
+        return row | {"state": "damaged", "error": "run.json cannot be read"}
+    fine = sum(entry.get("state") == "ok" for entry in books.values())
+    row |= {"notebooks": f"{fine}/{len(books)}", "minutes": round(report["seconds"] / 60, 1)}
+    errors = [f"{k}: {v['error']}" for k, v in books.items() if v.get("error")]
+    row |= {"state": report["state"], "error": "; ".join(errors)[:200]}
+    if report["state"] == "running":
+        row |= _alive(report)
+    if report["state"] == "ok":
+        row |= _whole(folder, books)
+    return row
+
+
+def _alive(report: dict[str, Any]) -> dict[str, str]:
+    process = report.get("process", {})
+    if process.get("host") != socket.gethostname():
+        return {"state": f"running on {process.get('host')}, not checked"}
+    try:
+        began = psutil.Process(process["pid"]).create_time()
+        if abs(began - process["began"]) < 1:
+            return {}
+    except (psutil.Error, KeyError):
+        pass
+    return {"state": "dead", "error": "its process is gone: run the sweep again to go on"}
+
+
+def _whole(folder: Path, books: dict[str, Any]) -> dict[str, str]:
+    late = [name for name, entry in books.items() if entry.get("state") != "ok"]
+    if late:
+        return {"state": "damaged", "error": f"{late[0]} is not ok"}
+    try:
+        ledger = pd.read_csv(folder / layout.LEDGER)
+        if len(ledger) and set(ledger.verdict) <= set(paper.VERDICTS):
+            return {}
+    except (OSError, ValueError, AttributeError):
+        pass
+    return {"state": "damaged", "error": f"{layout.LEDGER} is missing or not whole"}
+
+
+def page(table: pd.DataFrame) -> str:
+    """The status table in HTML: green for what is certainly well, red for everything unknown."""
+    rows = []
+    for entry in table.to_dict("records"):
+        colour = COLOURS.get(entry["state"], BAD)
+        cells = "".join(f"<td>{html.escape(str(v))}</td>" for v in entry.values())
+        rows.append(f'<tr style="background:{colour}">{cells}</tr>')
+    head = "".join(f"<th>{html.escape(c)}</th>" for c in table.columns)
+    return (
+        f"<!doctype html><meta charset=utf-8><title>sweep</title><table><tr>{head}</tr>"
+        + "".join(rows)
+        + "</table>\n"
+    )
+
+
+# ---------------------------------------------------------------------------------------- the table
+
+
+def summary(ledgers: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """id, statement, paper, n, mean, std, low, high, verdicts: each row of the ledger over studies.
+
+    low, high: 95 % interval of the mean (Student's t); empty for fewer than two values.
+    """
+    table = []
+    everything = pd.concat(ledgers, names=["study"]).reset_index("study")
+    for claim, rows in everything.groupby("id", sort=False):
+        values = rows.ours.dropna()
+        n, mean, std = len(values), values.mean(), values.std(ddof=1)
+        half = stats.t.ppf(0.975, n - 1) * std / n**0.5 if n > 1 else float("nan")
+        counts = rows.verdict.value_counts()
+        verdicts = ", ".join(f"{k} {v}" for v, k in counts.items())
+        first = rows.iloc[0]
+        numbers = (n, mean, std, mean - half, mean + half)
+        table.append((claim, first.statement, first.paper, *numbers, verdicts))
+    columns = ["id", "statement", "paper", "n", "mean", "std", "low", "high", "verdicts"]
+    return pd.DataFrame(table, columns=columns)
+
+
+def write(points: list[dict[str, Any]], ended: list[jobs.Ended]) -> pd.DataFrame:
+    """sweep/status.csv, status.html and claims.csv in the results folder; returns the status."""
+    folder = layout.results_root() / "sweep"
+    status = pd.DataFrame([state(p) for p in points])
+    ledgers = {}
+    for point, row, end in zip(points, status.index, ended, strict=True):
+        if end.artifact is None:
+            if status.state[row] in ("ok", "not started"):
+                status.loc[row, "state"] = "failed"
+            status.loc[row, "error"] = status.error[row] or end.error
+        else:
+            status.loc[row, ["state", "error"]] = "ok", ""
+            name = layout.results_folder(**point).name
+            ledgers[name] = pd.read_parquet(end.artifact / "claims.parquet")
+    layout.write_atomic(folder / "status.csv", status.to_csv(index=False).encode())
+    layout.write_atomic(folder / "status.html", page(status).encode())
+    if ledgers:
+        text = summary(ledgers).to_csv(index=False, float_format="%.6g")
+        layout.write_atomic(folder / layout.LEDGER, text.encode())
+    return status
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m nanosd_lib.sweep", description=__doc__)
+    parser.add_argument("verb", nargs="?", choices=("run", "status"), default="run")
+    parser.add_argument("--profile", default="mini")
+    parser.add_argument("--seeds", default="0")
+    parser.add_argument("--grid", type=Path)
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--slurm", action="store_true")
+    options = parser.parse_args(argv)
+    try:
+        seeds = [int(s) for s in options.seeds.split()]
+        points = grid(options.profile, seeds, options.grid)
+        if options.verb == "status":
+            print(pd.DataFrame([state(p) for p in points]).to_string(index=False))
+            return 0
+        how = "slurm" if options.slurm else "pool" if options.workers > 1 else "here"
+        ended = jobs.run(jobs_of(points), how, options.workers)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    status = write(points, ended)
+    print(status.to_string(index=False))
+    print(f"tables of the sweep: {layout.shown(layout.results_root() / 'sweep')}")
+    return 0 if (status.state == "ok").all() else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

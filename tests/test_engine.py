@@ -1,0 +1,220 @@
+"""engine: plain papermill with `--engine nanosd` tells the truth about every way to end."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import nbformat
+import papermill
+import psutil
+import pytest
+
+from nanosd_lib import engine, explorers, kernels
+
+PARAMETERS = "profile = 'smoke'\nseed = 0\nrate = 0.5\noverrides = {}"
+
+
+def notebook(path, *cells, parameters=PARAMETERS):
+    book = nbformat.v4.new_notebook()
+    book.metadata["kernelspec"] = {"name": "python3", "language": "python", "display_name": "P"}
+    first = nbformat.v4.new_code_cell(parameters, metadata={"tags": ["parameters"]})
+    book.cells = [first, *(nbformat.v4.new_code_cell(cell) for cell in cells)]
+    nbformat.write(book, path)
+    return path
+
+
+def run(tmp_path, *cells, deadline=None, **parameters):
+    """State, error and the executed notebook."""
+    source, out = notebook(tmp_path / "in.ipynb", *cells), tmp_path / "out.ipynb"
+    outcome = kernels.execute(source, out, parameters, {}, deadline)
+    return outcome, nbformat.read(out, as_version=4)
+
+
+def test_papermills_own_command_finds_the_engine(tmp_path):
+    source, out = notebook(tmp_path / "in.ipynb", "print(seed)", "1 / 0"), tmp_path / "out.ipynb"
+    words = ["papermill", str(source), str(out), "--engine", "nanosd", "-p", "seed", "7"]
+    done = subprocess.run([sys.executable, "-m", *words], capture_output=True, text=True)
+    assert done.returncode == 1 and "code error" in done.stderr
+    book = nbformat.read(out, as_version=4)
+    assert book.metadata.nanosd.state == "code error"
+    assert "This run failed (code error).** code cell 4 of 4: ZeroDivision" in book.cells[0].source
+    assert book.cells[3].outputs[0].text == "7\n"
+
+
+def test_ok_with_seconds_and_memory_of_each_cell(tmp_path):
+    outcome, book = run(
+        tmp_path, "x = bytearray(300_000_000); import time; time.sleep(0.5)", "del x"
+    )
+    assert outcome == kernels.Outcome("ok", "", book.metadata.nanosd.peak_gb)
+    facts = [c.metadata.nanosd for c in book.cells if c.cell_type == "code"]
+    assert facts[1].seconds >= 0.5 and facts[1].peak_gb > facts[0].peak_gb + 0.2
+    assert book.metadata.nanosd.peak_gb == max(f.peak_gb for f in facts)
+
+
+@pytest.mark.parametrize(
+    "cell, state, words",
+    [
+        ("1 / 0", "code error", "ZeroDivisionError: division by zero"),
+        ("raise MemoryError('too much')", "out of memory", "MemoryError: too much"),
+        ("import numpy; numpy.empty(10**15)", "out of memory", "Unable to allocate"),
+        (
+            "from nanosd_lib.layout import Missing\nraise Missing('run 02')",
+            "missing artifact",
+            "02",
+        ),
+        ("import os; os.kill(os.getpid(), 9)", "killed", "the kernel died of SIGKILL"),
+        ("import os; os.kill(os.getpid(), 11)", "killed", "the kernel died of SIGSEGV"),
+        ("import os; os._exit(3)", "killed", "the kernel left with exit code 3"),
+        ("import sys; sys.exit(0)", "code error", "SystemExit"),
+    ],
+)
+def test_every_end_has_its_name(tmp_path, cell, state, words):
+    outcome, book = run(tmp_path, "before = 1", cell, "after = 1")
+    assert outcome.state == state and words in outcome.error
+    assert outcome.error.startswith("code cell ") and "\n" not in outcome.error
+    code = [c for c in book.cells if c.cell_type == "code"]
+    assert [c.metadata.papermill.status for c in code[-3:]] == ["completed", "failed", "pending"]
+    assert code[-1].execution_count is None
+    assert book.cells[0].source.startswith(f"**This run failed ({state}).**")
+
+
+def test_the_systems_memory_killer_is_told_from_other_kills():
+    assert engine.dead(-9, True)[0] == "out of memory"
+    assert engine.dead(-9, False) == ("killed", "the kernel died of SIGKILL")
+    assert engine.dead(-15, True)[0] == "killed"
+    assert engine.memory_kills() >= 0
+
+
+def test_a_deadline_for_the_whole_notebook(tmp_path):
+    began = time.monotonic()
+    cells = ["import time; time.sleep(2)"] * 9
+    outcome, book = run(tmp_path, *cells, deadline=5)
+    assert outcome.state == "timeout" and "was not done after 5 s" in outcome.error
+    assert time.monotonic() - began < 20
+    done = [c for c in book.cells if c.get("execution_count")]
+    assert 1 < len(done) < 9 and book.metadata.nanosd.state == "timeout"
+
+
+def test_errors_in_widgets_are_errors(tmp_path):
+    live = """
+import ipywidgets
+def call(x):
+    raise ValueError(f"no {x}")
+ipywidgets.interactive(call, x=3)
+"""
+    outcome, _ = run(tmp_path, live)
+    assert outcome.state == "widget error" and "ValueError: no 3" in outcome.error
+
+
+EXPLORER = """
+from nanosd_lib import explorers
+explorers.Explorer(lambda a, b: 1 / (a - 6), a=range(0, 13, 3), b=["x", "y"])
+None
+"""
+
+
+def test_explorers_are_called_over_their_grid(tmp_path):
+    outcome, book = run(tmp_path, EXPLORER)
+    assert outcome.state == "widget error"
+    assert "explorer(a=6, b='x') fails: ZeroDivisionError" in outcome.error
+    assert all(c.execution_count for c in book.cells if c.cell_type == "code")
+    assert run(tmp_path, EXPLORER.replace("a - 6", "a + 6"))[0].state == "ok"
+
+
+def test_an_explorers_grid():
+    one = explorers.Explorer(lambda **k: k, a=range(0, 101, 10), b=["x", "y"], c=(1,))
+    explorers.MADE.remove(one)
+    assert {g["a"] for g in one.grid()} == {0, 50, 100} and one.check() == 6
+    with pytest.raises(TypeError, match="explorer: a = 3: a range or a list is wanted"):
+        explorers.Explorer(print, a=3)
+    with pytest.raises(ValueError, match="explorer: a has no values"):
+        explorers.Explorer(print, a=[])
+
+
+@pytest.mark.parametrize(
+    "given, words",
+    [
+        ({"sede": 1}, "has no parameter 'sede': it declares profile, seed, rate, overrides"),
+        ({"seed": "1"}, "parameter seed = '1' (str) is refused: int is wanted"),
+        ({"seed": True}, "parameter seed = True (bool) is refused: int is wanted"),
+        ({"profile": 3}, "parameter profile = 3 (int) is refused: str is wanted"),
+        ({"profile": "mni"}, "did you mean 'mini'?"),
+        ({"overrides": {"fwkd.step": 1}}, "did you mean 'fwkd.steps'"),
+    ],
+)
+def test_parameters_are_refused_before_a_kernel_starts(tmp_path, given, words):
+    source, out = notebook(tmp_path / "in.ipynb", "1"), tmp_path / "out.ipynb"
+    with pytest.raises(ValueError) as err:
+        papermill.execute_notebook(
+            source, out, given, engine_name="nanosd", kernel_name="no-such-kernel"
+        )
+    assert words in str(err.value) and "\n" not in str(err.value) and not out.exists()
+
+
+def test_an_integer_is_a_number(tmp_path):
+    outcome, book = run(tmp_path, "print(rate)", rate=1)
+    assert outcome.state == "ok"
+
+
+def test_outputs_are_capped(tmp_path, monkeypatch):
+    monkeypatch.setattr(engine, "OUTPUT_CAP", 100_000)
+    outcome, book = run(tmp_path, "for _ in range(1000): print('x' * 999)", "print('still')")
+    assert outcome.state == "ok" and (tmp_path / "out.ipynb").stat().st_size < 200_000
+    assert "outputs beyond" in book.cells[-2].outputs[-1].text
+
+
+def test_many_at_once_do_not_collide(tmp_path):
+    """Four notebooks in four processes: no TCP port is used."""
+    words = [sys.executable, "-m", "papermill", "--engine", "nanosd"]
+    source = notebook(tmp_path / "in.ipynb", "print(2 * seed)")
+    outs = [tmp_path / f"{k}.ipynb" for k in range(4)]
+    running = [
+        subprocess.Popen(
+            [*words, str(source), str(out), "-p", "seed", str(k)], stderr=subprocess.PIPE
+        )
+        for k, out in enumerate(outs)
+    ]
+    assert [p.wait(120) for p in running] == [0] * len(outs)
+    texts = [nbformat.read(out, as_version=4).cells[-1].outputs[0].text for out in outs]
+    assert texts == [f"{2 * k}\n" for k in range(len(outs))]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_the_notebook(tmp_path, number):
+    ready = tmp_path / "ready"
+    sleep = f"import os, pathlib, time\npathlib.Path({str(ready)!r}).write_text(str(os.getpid()))"
+    source = notebook(tmp_path / "in.ipynb", "print('kept')", sleep + "\ntime.sleep(300)", "1")
+    out = tmp_path / "out.ipynb"
+    words = [sys.executable, "-m", "papermill", "--engine", "nanosd", str(source), str(out)]
+    process = subprocess.Popen(words, env={**os.environ}, stderr=subprocess.PIPE)
+    deadline = time.time() + 60
+    while not (ready.exists() and ready.read_text()):
+        assert time.time() < deadline and process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(number)
+    assert process.wait(60) != 0
+    book = nbformat.read(out, as_version=4)
+    assert book.metadata.nanosd.state == "interrupted"
+    assert book.cells[2].outputs[0].text == "kept\n"
+    assert book.cells[-1].metadata.papermill.status == "pending"
+    assert not psutil.pid_exists(int(ready.read_text()))
+
+
+def test_the_file_is_whole_at_every_moment(tmp_path, monkeypatch):
+    """Written by a rename: whoever reads while it runs reads a notebook."""
+    monkeypatch.setattr(engine, "SAVE_EVERY", 0.0)
+    seen = []
+    write = engine.layout.write_atomic
+
+    def spy(path, data):
+        write(path, data)
+        seen.append(len(json.loads(path.read_text())["cells"]))
+
+    monkeypatch.setattr(engine.layout, "write_atomic", spy)
+    outcome, _ = run(tmp_path, "print(1)", "print(2)")
+    assert outcome.state == "ok" and len(seen) >= 3
