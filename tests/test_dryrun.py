@@ -35,12 +35,14 @@ def test_the_plan_names_every_stage(table):
 
 
 def test_counted_work_is_what_torch_counts_in_the_stage(random_teacher):
-    """The formula that scales one stage agrees with operations counted while it runs."""
+    """The formula that scales a stage agrees with operations counted while it runs (what the
+    judges' small networks do is left out of it).
+    """
     pipe = quality.load_teacher(str(random_teacher))
     study = dryrun.DryStudy(pipe, profiles.load("smoke"), random_teacher.parent)
     steps = {s.name: s for s in study.steps()}
     study.latents("heldout"), study.reference()
-    for name in ("check-vae", "check-prompts", "reference", "prior", "search"):
+    for name in ("check-vae", "reference", "prior", "search"):
         counted = 2e9 * sum(cost.flops(steps[name].call))
         assert steps[name].done == pytest.approx(counted, rel=0.25), name
 
