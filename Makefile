@@ -2,6 +2,10 @@
 PROFILE ?= mini
 SEED ?= 0
 NB ?=
+SEEDS ?= $(SEED)
+WORKERS ?= 1
+GRID ?=
+SLURM ?=
 SET ?=
 PYTHON ?= $(shell for p in python3.11 python3 python3.12; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' 2>/dev/null \
@@ -9,16 +13,18 @@ PYTHON ?= $(shell for p in python3.11 python3 python3.12; do \
 
 BIN := .venv/bin
 STAMP := .venv/.stamp
+SWEEP = --profile '$(PROFILE)' --seeds '$(SEEDS)' --workers '$(WORKERS)' \
+	$(if $(GRID),--grid '$(GRID)') $(if $(SLURM),--slurm)
 RUN := $(BIN)/python -m nanosd_lib.runner
 CHOICE = --profile '$(PROFILE)' --seed '$(SEED)' $(foreach s,$(SET),--set '$(s)')
 LOCK = $(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 \
 	--all-extras --custom-compile-command 'make lock' pyproject.toml -o requirements.lock
 
 .DEFAULT_GOAL := help
-.PHONY: help env test reproduce run hardware dryrun lab teacher reference bench lock clean
+.PHONY: help env test reproduce run hardware dryrun sweep sweep-status doctor lab teacher reference bench lock clean
 
 help:  ## list the verbs
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' Makefile
 	@echo "  variables: PROFILE=mini (smoke, mini, sd15)  SEED=0  NB=03  SET='fwkd.steps=10'"
 
 env: $(STAMP)  ## install everything in .venv (once; again when the lock changes)
@@ -55,6 +61,15 @@ run: $(STAMP)  ## execute one notebook: NB=03 PROFILE=mini
 
 hardware: $(STAMP)  ## profile SD 1.5's stages and networks on this machine (an hour, 35 GB of disk)
 	@$(BIN)/python -m nanosd_lib.hardware
+
+sweep: $(STAMP)  ## many studies and their spread: SEEDS="0 1 2" WORKERS=2 GRID=grid.yaml SLURM=1
+	@$(BIN)/python -m nanosd_lib.sweep $(SWEEP)
+
+sweep-status: $(STAMP)  ## how far each study of a sweep is, checked
+	@$(BIN)/python -m nanosd_lib.sweep status $(SWEEP)
+
+doctor: $(STAMP)  ## what this machine has, and which profiles it can run
+	@$(BIN)/python -m nanosd_lib.doctor
 
 dryrun: $(STAMP)  ## every stage once with random weights, and a plan: PROFILE=sd15
 	@HF_HUB_OFFLINE=1 $(BIN)/python -m nanosd_lib.dryrun --profile '$(PROFILE)'

@@ -125,6 +125,7 @@ class Work:
     n2: float
     student: float  # the surrogate that the dry run teaches
     students: float  # all thirty
+    files: float  # parameters of all thirty over that one's
 
     def images(self, n: float, steps: int, unet: float | None = None) -> float:
         """n images with classifier-free guidance: two passes a step, one decoding."""
@@ -136,6 +137,7 @@ def count_work(pipe: StableDiffusionPipeline) -> Work:
     meta, tokens = cost.on_meta(pipe.unet), pipe.tokenizer.model_max_length
     table = cost.stage_table(meta, tokens).set_index(["stage", "code"])
     stages = 2e9 * (table.gmac_linear + table.gmac_attention)
+    own = table.params[DryStudy.student]
     nets = {"six": arch.Arch(**arch.BASE), "n2": NANOSD["N2"]}
     nets = cost.counts(nets, meta, tokens).set_index("model")
     nets = 2e9 * (nets.gmac_linear + nets.gmac_attention)
@@ -153,6 +155,7 @@ def count_work(pipe: StableDiffusionPipeline) -> Work:
         n2=nets["n2"],
         student=stages[DryStudy.student],
         students=stages.sum() - base,
+        files=(table.params.sum() - sum(table.params[s, c] for s, c in arch.BASE.items())) / own,
     )
 
 
@@ -243,7 +246,7 @@ class DryStudy:
                  variants * (w.images(2, 1) + errors),
                  variants * (w.images(shots, s) + p.sensitivity.pairs * errors)),
             Step("fwkd", "03", self.teach, 3 * w.unet + 5 * w.student, taught,
-                 w.students / w.student),
+                 w.files),
             Step("search", "05", self.judge,
                  w.images(2, 1, w.n2), networks * w.images(b.images, s, w.mean), networks),
             Step("align", "06", self.align, w.images(2, 1, w.n2) + w.unet + 3 * w.n2,

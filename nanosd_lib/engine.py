@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import json
 import os
 import re
 import signal
@@ -285,7 +286,7 @@ class NanoSDEngine(NBClientEngine):
         autosave_cell_every: int = 30,
         **kwargs: Any,
     ) -> Any:
-        given = nb.metadata.get("papermill", {}).get("parameters", {})
+        given = json.loads(json.dumps(nb.metadata.get("papermill", {}).get("parameters", {})))
         check_parameters(nb, given, Path(kwargs.get("input_path") or "the notebook").name)
         manager = Manager(nb, output_path, log_output, progress_bar, autosave_cell_every)
         manager.notebook_start()

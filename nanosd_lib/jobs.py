@@ -148,6 +148,6 @@ def _submitit() -> Any:
         import submitit
     except ImportError:
         raise ValueError(
-            "jobs: submitit is not installed: run `.venv/bin/uv pip install -e '.[slurm]'`"
+            "jobs: submitit is not installed: run `make env` (it is the extra 'slurm')"
         ) from None
     return submitit

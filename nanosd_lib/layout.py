@@ -15,7 +15,7 @@ from nanosd_lib.provenance import ROOT, canonical, text_hash
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 LEDGER = "claims.csv"
 RANDOM = "RANDOM_WEIGHTS.txt"  # stands in the folder of a teacher that was never trained
-SUBFOLDERS = ("tables", "figures", "records", "notebooks")
+SUBFOLDERS = ("tables", "figures", "records", "notebooks", "io")
 
 
 class Missing(FileNotFoundError):

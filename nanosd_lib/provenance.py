@@ -20,6 +20,8 @@ import nanosd_lib
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "nanosd_lib"
+# what runs and keeps the stages without deciding what is in them
+MACHINERY = ("store", "stages", "artifacts", "layout", "provenance", "registry", "explorers")
 
 
 def canonical(value: Any) -> str:
@@ -49,6 +51,34 @@ def file_hash(path: str | Path) -> str:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
+def code_hash(path: Path) -> str:
+    """sha256 of a module's code: docstrings, blank lines and lines of comment do not count."""
+    text = path.read_text()
+    lines: list[str | None] = list(text.splitlines())
+    for node in ast.walk(ast.parse(text)):
+        body = getattr(node, "body", None)
+        first = body[0] if isinstance(body, list) and body else None
+        documented = isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
+        if documented and isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
+            lines[first.lineno - 1 : first.end_lineno] = [None] * (
+                first.end_lineno - first.lineno + 1
+            )
+    kept = [s.rstrip() for s in lines if s and s.strip() and not s.lstrip().startswith("#")]
+    return text_hash("\n".join(kept))
+
+
+def notebook_hash(path: Path) -> str:
+    """sha256 of what decides a notebook's results: its code cells and the library code they reach,
+    the machinery (`MACHINERY`) left out.
+    """
+    cells = json.loads(path.read_text())["cells"]
+    code = ["".join(c["source"]) for c in cells if c["cell_type"] == "code"]
+    tree = ast.parse("\n".join(s for s in code if not s.lstrip().startswith("%")))
+    closure = source_closure(_imported(tree))
+    reached = {m: h for m, h in closure.items() if m.split(".")[1] not in MACHINERY}
+    return text_hash(canonical([code, reached]))
+
+
 def teacher_hash(path: str | Path) -> str:
     """sha256 of all files in a teacher's folder; NotADirectoryError where there is none."""
     if not Path(path).is_dir():
@@ -63,8 +93,12 @@ def lock_hash() -> str | None:
 
 def imports(module: str) -> set[str]:
     """Modules of this library that the module's source imports, anywhere in it."""
+    return _imported(ast.parse(_source(module).read_bytes()), module)
+
+
+def _imported(tree: ast.AST, module: str = "__main__") -> set[str]:
     found = set()
-    for node in ast.walk(ast.parse(_source(module).read_bytes())):
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -77,7 +111,7 @@ def imports(module: str) -> set[str]:
 
 
 def source_closure(modules: set[str]) -> dict[str, str]:
-    """Module name -> sha256 of its source, for the modules and all they import of this library.
+    """Module name -> hash of its code, for the modules and all they import of this library.
 
     `nanosd_lib/__init__.py` does not count: it holds the version and nothing else.
     RuntimeError when a source is no longer the one this process started with.
@@ -86,7 +120,7 @@ def source_closure(modules: set[str]) -> dict[str, str]:
     while todo:
         module = todo.pop()
         if module not in closure:
-            closure[module] = digest = file_hash(_source(module))
+            closure[module] = digest = code_hash(_source(module))
             if AT_START.setdefault(module, digest) != digest:
                 raise RuntimeError(f"{module} was edited after this kernel started: restart it")
             todo += sorted(imports(module))
@@ -99,7 +133,7 @@ def _source(module: str) -> Path | None:
     return next((file for file in files if file.is_file()), None)
 
 
-AT_START = {f"{PACKAGE}.{p.stem}": file_hash(p) for p in Path(__file__).parent.glob("*.py")}
+AT_START = {f"{PACKAGE}.{p.stem}": code_hash(p) for p in Path(__file__).parent.glob("*.py")}
 
 
 def git_state() -> dict[str, Any]:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 
 from nanosd_lib import layout
-from nanosd_lib.provenance import ROOT
+from nanosd_lib.provenance import ROOT, notebook_hash
 
 REFERENCE = ROOT / "results" / "reference"
 BEGIN, END = "<!-- reference: begin -->", "<!-- reference: end -->"
@@ -41,6 +41,13 @@ def copy_measured(results: Path) -> None:
         shutil.copy(plan, REFERENCE / "plans" / plan.name)
     for plan in (REFERENCE / "plans").glob("plan_*.csv"):
         shutil.copy(plan, REFERENCE / "tables" / plan.name)
+
+
+def stale() -> list[str]:
+    """Notebooks whose code, or the library code they reach, is not what the reference ran."""
+    entries = json.loads((REFERENCE / "run.json").read_text())["notebooks"]
+    now = {path.stem: notebook_hash(path) for path in sorted((ROOT / "notebooks").glob("*.ipynb"))}
+    return [name for name, value in now.items() if entries.get(name, {}).get("source") != value]
 
 
 def block() -> str:

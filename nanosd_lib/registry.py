@@ -136,14 +136,24 @@ def _space(weights: Weights, repository: str, revision: str) -> None:
     """OSError unless what is not cached yet fits on the disk of the cache."""
     if constants.HF_HUB_OFFLINE:
         return
-    cached = lambda name: try_to_load_from_cache(repository, name, revision=revision)  # noqa: E731
-    absent = [name for name in weights.files if not isinstance(cached(name), str)]
     sizes = [
         get_hf_file_metadata(hf_hub_url(repository, name, revision=revision), token=_token()).size
-        for name in absent
+        for name in _uncached(weights, repository, revision)
     ]
     wanted = 1.05 * sum(filter(None, sizes))
     layout.check_space(Path(constants.HF_HUB_CACHE), wanted, f"weights {weights.key!r}")
+
+
+def absent(weights: Weights, lock: Path = LOCK) -> list[str]:
+    """Files that no repository of the entry has in the cache; the network is not asked."""
+    recorded = _recorded(lock).get(weights.key, {})
+    revision = recorded.get("revision") or weights.revision
+    return min((_uncached(weights, r, revision) for r in _order(weights, recorded)), key=len)
+
+
+def _uncached(weights: Weights, repository: str, revision: str) -> list[str]:
+    cached = lambda name: try_to_load_from_cache(repository, name, revision=revision)  # noqa: E731
+    return [name for name in weights.files if not isinstance(cached(name), str)]
 
 
 def _why(error: Exception) -> str:

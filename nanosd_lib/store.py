@@ -62,6 +62,7 @@ class Run:
         self.profile, self.seed, self.notebook = profile, seed, notebook
         self.folder, self.store, self.device = folder, store, device
         self._records: dict[str, Any] = {}
+        self._seen: dict[str, list[str]] = {"reads": [], "writes": []}
 
     @property
     def dtype(self) -> torch.dtype:
@@ -116,6 +117,7 @@ class Run:
         text = table.to_csv(index=index, float_format="%.6g")
         self._refuse_random(name)
         layout.write_atomic(self._file("tables", name, "csv"), text.encode())
+        self._note("writes", f"tables/{name}.csv")
         return table
 
     def ledger(self, table: pd.DataFrame) -> pd.DataFrame:
@@ -123,6 +125,7 @@ class Run:
         text = table.to_csv(index=False, float_format="%.6g")
         self._refuse_random(layout.LEDGER)
         layout.write_atomic(self.folder / layout.LEDGER, text.encode())
+        self._note("writes", layout.LEDGER)
         return table
 
     def figure(self, name: str, figure: Any) -> Any:
@@ -132,6 +135,7 @@ class Run:
         figure.savefig(data, dpi=110, format="png", metadata={"Software": None})
         self._refuse_random(name)
         layout.write_atomic(self._file("figures", name, "png"), data.getvalue())
+        self._note("writes", f"figures/{name}.png")
         return figure
 
     def record(self, claim_id: str, value: float, protocol: str) -> None:
@@ -168,7 +172,17 @@ class Run:
             raise layout.Missing(
                 f"tables/{name}.csv is missing: run notebook {from_notebook} first ({make})"
             )
+        self._note("reads", f"tables/{name}.csv")
         return pd.read_csv(path)
+
+    def _note(self, kind: str, file: str) -> None:
+        """io/<notebook>.json: what this notebook read of others and wrote, for the test that the
+        numbering is an order in which they can run.
+        """
+        if file not in self._seen[kind]:
+            self._seen[kind].append(file)
+            text = json.dumps(self._seen, indent=1) + "\n"
+            layout.write_atomic(self._file("io", self.notebook, "json"), text.encode())
 
     def _refuse_random(self, name: str) -> None:
         if self.random:

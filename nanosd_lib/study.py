@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 
 from nanosd_lib import kernels, layout, registry
 from nanosd_lib.engine import Interrupted, signals
-from nanosd_lib.provenance import ROOT, git_state, lock_hash, machine
+from nanosd_lib.provenance import ROOT, git_state, lock_hash, machine, notebook_hash
 
 
 class Study:
@@ -83,6 +83,7 @@ class Study:
                 seconds = round(time.perf_counter() - start, 1)
                 entry.update(state=outcome.state, seconds=seconds, peak_gb=outcome.peak_gb)
                 entry.update(commit=self.report["git"]["commit"], error=outcome.error)
+                entry.update(source=notebook_hash(path))
                 self._write()
             minutes = f"{seconds / 60:.1f} min, peak {outcome.peak_gb:.1f} GB"
             tqdm.write(f"{label}: {outcome.state} after {minutes}")

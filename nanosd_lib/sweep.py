@@ -51,6 +51,17 @@ def study(profile: str, seed: int, overrides: dict[str, Any], results: str, code
     return {"claims": pd.read_csv(one.folder / layout.LEDGER), "run": one.report}
 
 
+def echo(value: Any, fail: str = "", die: int = 0) -> dict[str, Any]:
+    """A job that costs nothing: it hands its value back, raises, or dies of a signal; for trying a
+    pool or a cluster out before a night's work is given to it.
+    """
+    if die:
+        os.kill(os.getpid(), die)
+    if fail:
+        raise RuntimeError(fail)
+    return {"value": value}
+
+
 def grid(profile: str, seeds: list[int], path: Path | None) -> list[dict[str, Any]]:
     """Every combination as {profile, seed, overrides}, checked; ValueError names what is wrong."""
     axes: dict[str, list] = {"profile": [profile], "seed": seeds}

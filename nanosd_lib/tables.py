@@ -139,9 +139,10 @@ def against_latency(features: pd.DataFrame, ms: pd.Series, columns: dict[str, st
     """Latency against each predictor, stages in colours: columns maps a column to its label."""
     fig, axes = _subplots(1, len(columns), figsize=(2.9 * len(columns), 2.9), sharey=True)
     for ax, (column, label) in zip(axes, columns.items(), strict=True):
-        for stage, rows in features.groupby("stage", sort=False):
+        for stage, rows in features.groupby(level="stage", sort=False):
             ax.scatter(rows[column], ms[rows.index], s=18, color=COLOURS[stage], label=stage)
         ax.set_xlabel(label)
+        ax.xaxis.set_major_formatter(ticker.EngFormatter(sep=""))
     axes[0].set_ylabel("ms")
     axes[-1].legend(fontsize=7)
     fig.tight_layout()
@@ -270,8 +271,9 @@ def hypervolumes(table: pd.DataFrame) -> Figure:
 
 
 def _plain(ax: plt.Axes) -> None:
-    """Plain numbers on a logarithmic axis, at 1, 2 and 5 of each decade."""
-    ax.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+    """Plain numbers on a logarithmic axis: each decade, at 1, 2 and 5 where there are few."""
+    low, high = ax.get_ylim()
+    ax.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5) if high < 2e3 * low else (1,)))
     ax.yaxis.set_major_formatter(ticker.StrMethodFormatter("{x:g}"))
     ax.yaxis.set_minor_formatter(ticker.NullFormatter())
 

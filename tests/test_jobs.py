@@ -1,0 +1,156 @@
+"""jobs and sweep: independent jobs here and in a pool; a status that cannot flatter."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+
+import pandas as pd
+import psutil
+import pytest
+
+from nanosd_lib import jobs, layout, paper, sweep
+
+
+def job(tmp_path, **description) -> jobs.Job:
+    return jobs.Job("nanosd_lib.sweep:echo", description, str(tmp_path / "store"))
+
+
+@pytest.mark.parametrize("how, workers", [("here", 1), ("pool", 2)])
+def test_jobs_end_in_artifacts_in_the_order_given(tmp_path, how, workers):
+    ended = jobs.run([job(tmp_path, value=k) for k in (3, 1, 2)], how, workers)
+    values = [json.loads((e.artifact / "value.json").read_text()) for e in ended]
+    assert values == [3, 1, 2] and not any(e.error for e in ended)
+
+
+def test_a_finished_job_is_not_computed_again(tmp_path):
+    one = job(tmp_path, value=7)
+    (first,) = jobs.run([one])
+    stamp = (first.artifact / "manifest.json").stat().st_mtime_ns
+    (again,) = jobs.run([one], "pool", 2)
+    assert again.artifact == first.artifact
+    assert (again.artifact / "manifest.json").stat().st_mtime_ns == stamp
+
+
+@pytest.mark.parametrize("how", ["here", "pool"])
+def test_a_failure_does_not_stop_the_others(tmp_path, how):
+    asked = [job(tmp_path, value=1), job(tmp_path, value=2, fail="no"), job(tmp_path, value=3)]
+    ended = jobs.run(asked, how, 2)
+    assert [e.artifact is None for e in ended] == [False, True, False]
+    assert ended[1].error == "RuntimeError: no"
+
+
+def test_a_killed_worker_takes_only_its_own_job_with_it(tmp_path):
+    asked = [job(tmp_path, value=1), job(tmp_path, value=2, die=9), job(tmp_path, value=3)]
+    ended = jobs.run(asked, "pool", 2)
+    assert [e.artifact is None for e in ended] == [False, True, False]
+    assert "BrokenProcessPool" in ended[1].error
+
+
+@pytest.mark.parametrize(
+    "how, workers, words", [("cloud", 1, "'cloud' does not exist: use one of here, pool, slurm"),
+                            ("pool", 0, "workers = 0 must be at least 1")]
+)  # fmt: skip
+def test_bad_choices(tmp_path, how, workers, words):
+    with pytest.raises(ValueError, match=words):
+        jobs.run([job(tmp_path, value=1)], how, workers)
+
+
+# ------------------------------------------------------------------------------------------- sweeps
+
+
+def test_a_grid_is_every_combination(tmp_path):
+    path = tmp_path / "grid.yaml"
+    path.write_text("seed: [0, 1]\nfwkd.steps: [2, 4]\n")
+    points = sweep.grid("smoke", [5], path)
+    assert len(points) == 4
+    assert points[1] == {"profile": "smoke", "seed": 0, "overrides": {"fwkd.steps": 4}}
+    assert sweep.grid("mini", [0, 1, 2], None)[2]["seed"] == 2
+
+
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("seed: 3", "lists by parameter are wanted"),
+        ("fwkd.step: [3]", "did you mean 'fwkd.steps'"),
+        ("seed: [-1]", "an integer from 0 up"),
+        ("[", "grid .*grid.yaml"),
+        ("seed: []", "the sweep is empty"),
+    ],
+)
+def test_a_bad_grid_is_one_line(tmp_path, capsys, text, words):
+    path = tmp_path / "grid.yaml"
+    path.write_text(text)
+    assert sweep.main(["--profile", "smoke", "--grid", str(path)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    with pytest.raises(ValueError, match=words):
+        sweep.grid("smoke", [0], path)
+
+
+POINT = {"profile": "smoke", "seed": 0, "overrides": {}}
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A finished study: run.json and a ledger."""
+    monkeypatch.setenv("NANOSD_RESULTS", str(tmp_path))
+    folder = layout.results_folder("smoke", 0)
+    folder.mkdir()
+    me = psutil.Process()
+    report = {
+        "state": "ok",
+        "seconds": 60.0,
+        "notebooks": {"00": {"state": "ok"}, "11": {"state": "ok"}},
+        "process": {"host": socket.gethostname(), "pid": me.pid, "began": me.create_time()},
+    }
+    (folder / "run.json").write_text(json.dumps(report))
+    paper.ledger({}).to_csv(folder / "claims.csv", index=False)
+    return folder
+
+
+def change(folder, **values):
+    report = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps(report | values))
+    return sweep.state(POINT)["state"]
+
+
+def test_a_whole_study_is_green(folder):
+    row = sweep.state(POINT)
+    assert row["state"] == "ok" and row["notebooks"] == "2/2"
+    assert 'style="background:#d7f0d9"' in sweep.page(pd.DataFrame([row]))
+
+
+def test_nothing_else_is_green(folder, tmp_path):
+    assert change(folder, state="running") == "running"
+    gone = {"host": socket.gethostname(), "pid": 2**22 + 1, "began": 0.0}
+    assert change(folder, process=gone) == "dead"
+    other = {"host": socket.gethostname(), "pid": os.getpid(), "began": 1.0}  # a recycled pid
+    assert change(folder, process=other) == "dead"
+    assert "elsewhere, not checked" in change(folder, process={"host": "elsewhere"})
+    assert change(folder, state="failed") == "failed"
+    late = {"00": {"state": "ok"}, "11": {"state": "killed", "error": "x"}}
+    assert change(folder, state="ok", notebooks=late) == "damaged"
+    assert change(folder, notebooks={"00": {"state": "ok"}}) == "ok"
+    (folder / "claims.csv").write_text("id,verdict\na,perfect\n")
+    assert sweep.state(POINT)["state"] == "damaged"
+    (folder / "claims.csv").unlink()
+    assert sweep.state(POINT)["state"] == "damaged"
+    (folder / "run.json").write_text("{")
+    row = sweep.state(POINT)
+    assert row["state"] == "damaged" and sweep.BAD in sweep.page(pd.DataFrame([row]))
+    (folder / "run.json").unlink()
+    assert sweep.state(POINT)["state"] == "not started"
+
+
+def test_the_table_of_a_sweep():
+    one = pd.DataFrame({"id": ["a", "b"], "statement": ["A", "B"], "paper": [1.0, None],
+                        "ours": [1.0, None], "verdict": ["trend holds", "not run"]})  # fmt: skip
+    two = one.assign(ours=[3.0, None], verdict=["trend fails", "not run"])
+    table = sweep.summary({"s0": one, "s1": two}).set_index("id")
+    assert table.n.to_dict() == {"a": 2, "b": 0} and table["mean"]["a"] == 2
+    assert table["std"]["a"] == pytest.approx(2**0.5)
+    assert table.low["a"] == pytest.approx(2 - 12.7062 * 1.0, abs=1e-3)
+    assert table.verdicts["a"] == "1 trend holds, 1 trend fails"
+    assert table.verdicts["b"] == "2 not run"
