@@ -21,7 +21,7 @@ LOCK = $(BIN)/uv pip compile --quiet --universal --generate-hashes --python-vers
 	--all-extras --custom-compile-command 'make lock' pyproject.toml -o requirements.lock
 
 .DEFAULT_GOAL := help
-.PHONY: help env test reproduce run hardware dryrun sweep sweep-status doctor lab teacher reference bench lock clean
+.PHONY: help env test reproduce run hardware dryrun sweep sweep-status doctor lab teacher reference chaos drift slurm-test bench lock clean
 
 help:  ## list the verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' Makefile
@@ -83,6 +83,15 @@ teacher: $(STAMP)  ## train sd-mini from nothing (hours; resumes where it stoppe
 
 reference: $(STAMP)  ## copy a finished mini run to results/reference and refresh the README
 	@$(BIN)/python -m nanosd_lib.reference
+
+chaos: $(STAMP)  ## break a smoke run in every way we know, and count what is lost (half an hour)
+	@$(BIN)/python tests/chaos.py
+
+drift: $(STAMP)  ## the smoke run with one thread and with two: what moves, and by how much
+	@$(BIN)/python -m nanosd_lib.drift
+
+slurm-test: $(STAMP)  ## a sweep on a one-node Slurm of Debian's packages (root; some ten minutes)
+	@$(BIN)/python tests/slurm.py
 
 bench: $(STAMP)  ## run every benchmark
 	@set -e; for b in benchmarks/*.py; do echo "$$b"; $(BIN)/python "$$b"; done

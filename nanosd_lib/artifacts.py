@@ -104,6 +104,8 @@ def read(folder: Path, key: str) -> Artifact:
         raise Damaged(f"{MANIFEST} is not readable ({type(error).__name__})") from None
     for name, entry in manifest["files"].items():
         path = folder / name
+        if Path(name).name != name:
+            raise Damaged(f"{name} leaves its folder")
         if not path.is_file():
             raise Damaged(f"{name} is missing")
         if file_hash(path) != entry["sha256"]:

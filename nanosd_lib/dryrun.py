@@ -42,6 +42,7 @@ from nanosd_lib import (
     profiles,
     quality,
     sensitivity,
+    work,
 )
 from nanosd_lib.arch import NANOSD
 from nanosd_lib.provenance import ROOT
@@ -111,52 +112,7 @@ def random_pipeline(folder: Path, unet: dict, vae: dict, clip: dict) -> None:
     (folder / layout.RANDOM).write_text(MARK)
 
 
-# ----------------------------------------------------------------------------------------- the work
-
-
-@dataclass(frozen=True)
-class Work:
-    """Floating-point operations of one pass, batch 1."""
-
-    unet: float
-    encode: float
-    decode: float
-    mean: float  # of a network of the search space
-    n2: float
-    student: float  # the surrogate that the dry run teaches
-    students: float  # all thirty
-    files: float  # parameters of all thirty over that one's
-
-    def images(self, n: float, steps: int, unet: float | None = None) -> float:
-        """n images with classifier-free guidance: two passes a step, one decoding."""
-        return n * (2 * steps * (self.unet if unet is None else unet) + self.decode)
-
-
-def count_work(pipe: StableDiffusionPipeline) -> Work:
-    """Counted by torch on the meta device."""
-    meta, tokens = cost.on_meta(pipe.unet), pipe.tokenizer.model_max_length
-    table = cost.stage_table(meta, tokens).set_index(["stage", "code"])
-    stages = 2e9 * (table.gmac_linear + table.gmac_attention)
-    own = table.params[DryStudy.student]
-    nets = {"six": arch.Arch(**arch.BASE), "n2": NANOSD["N2"]}
-    nets = cost.counts(nets, meta, tokens).set_index("model")
-    nets = 2e9 * (nets.gmac_linear + nets.gmac_attention)
-    base = sum(stages[s, c] for s, c in arch.BASE.items())
-    with torch.device("meta"):
-        vae = AutoencoderKL.from_config(pipe.vae.config)
-        picture = torch.empty(1, 3, data.side(pipe), data.side(pipe))
-        size = pipe.unet.config.sample_size
-        latent = torch.empty(1, vae.config.latent_channels, size, size)
-    return Work(
-        unet=2e9 * sum(cost.gmac(meta, tokens)),
-        encode=2e9 * sum(cost.flops(lambda: vae.encode(picture))),
-        decode=2e9 * sum(cost.flops(lambda: vae.decode(latent))),
-        mean=nets["six"] - base + stages.groupby("stage").mean().sum(),
-        n2=nets["n2"],
-        student=stages[DryStudy.student],
-        students=stages.sum() - base,
-        files=(table.params.sum() - sum(table.params[s, c] for s, c in arch.BASE.items())) / own,
-    )
+# --------------------------------------------------------------------------------------- the stages
 
 
 class DryStudy:
@@ -168,7 +124,7 @@ class DryStudy:
         self, pipe: StableDiffusionPipeline, profile: profiles.Profile, scratch: Path
     ) -> None:
         self.pipe, self.profile, self.scratch = pipe, profile, scratch
-        self.work, self.made = count_work(pipe), {}
+        self.work, self.made = work.count(pipe, DryStudy.student), {}
         self.one = dict(steps=1, guidance=profile.samples.guidance, batch=1, seed=0)
         # Inception's weights may not be here, and looking costs next to nothing
         self.judged = self.one | {"features": "mini-clip"}
@@ -223,7 +179,7 @@ class DryStudy:
         )  # two problems; random search has twice as many
         family = len(NANOSD) + 2  # and the two that the searches found
         train, held = f.scenes * 9 / 8, f.heldout * 5 / 4
-        shots, taught = p.sensitivity.images, f.steps * f.batch * (w.unet + 3 * w.students)
+        shots, taught = p.sensitivity.images, w.teaching(f.steps * f.batch)
         aligned = g.align_steps * g.align_batch * (w.unet + 3 * w.mean)
         both = w.encode + w.decode
         errors = 2 * w.unet  # a teacher's and a student's pass over one noisy latent

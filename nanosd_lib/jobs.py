@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import multiprocessing
+import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -23,6 +24,7 @@ from nanosd_lib import layout, stages
 from nanosd_lib.artifacts import Artifact
 
 HOW = ("here", "pool", "slurm")
+GONE = 20  # seconds without a sign of a cluster job before it counts as killed
 
 
 @dataclass(frozen=True)
@@ -134,13 +136,32 @@ def _slurm(jobs: Sequence[Job], workers: int, logs: Path | None) -> Iterator[tup
         f"slurm job array {sent[0].job_id.split('_')[0]}: {len(sent)} jobs, logs in"
         f" {layout.shown(folder)}"
     )
-    left = dict(enumerate(sent))
+    left, unseen = dict(enumerate(sent)), {}
     while left:
+        queued = _queued()
         for index, job in list(left.items()):
-            if job.done():
+            gone = job.job_id not in queued
+            unseen[index] = unseen.get(index, 0) + 1 if gone else 0
+            if job.paths.result_pickle.exists():
                 yield index, _ended(jobs[index], job.result)
-                left.pop(index)
-        time.sleep(0.5)
+            elif unseen[index] > GONE:  # killed: it left the queue and no result
+                log = layout.shown(job.paths.stderr)
+                yield index, Ended(jobs[index], None, f"killed on the cluster: see {log}")
+            else:
+                continue
+            left.pop(index)
+        time.sleep(1)
+
+
+def _queued() -> set[str]:
+    """Ids of the jobs that the cluster still knows as waiting or running; asked of squeue, since a
+    small cluster keeps no accounts.
+    """
+    words = ["squeue", "--noheader", "--array", "--format=%i", "--states=PD,R,CG,CF,S,RQ,SO,RS"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60)
+    if done.returncode:
+        raise RuntimeError(f"squeue: {done.stderr.strip()}")
+    return set(done.stdout.split())
 
 
 def _submitit() -> Any:

@@ -88,6 +88,18 @@ def store_root() -> Path:
     return Path(os.environ.get("NANOSD_STORE") or results_root() / "store").resolve()
 
 
+def device_root() -> Path:
+    """Where measurements of this machine are kept: they outlive a run, and two runs from scratch
+    share them, as the paper's searches share one profile of its phone.
+    """
+    return Path(os.environ.get("NANOSD_DEVICE") or results_root() / "device").resolve()
+
+
+def measures(stage: str) -> bool:
+    """Whether a stage of this name measures the machine: `profile-*` and `*-ms` do."""
+    return stage.startswith("profile-") or stage.endswith("-ms")
+
+
 def results_folder(profile: str, seed: int, overrides: dict[str, Any] | None = None) -> Path:
     """results/<profile>[-seed<k>][-<8 hex of the overrides>]; not created here."""
     name = profile if seed == 0 else f"{profile}-seed{seed}"

@@ -24,7 +24,7 @@ def copy(run: Path) -> None:
     state = json.loads((run / "run.json").read_text())["state"]
     if state != "ok":
         raise ValueError(f"{layout.shown(run)} ended as {state!r}: only a whole run is a reference")
-    for name in ("notebooks", "tables", "figures"):
+    for name in ("notebooks", "tables", "figures", "io"):
         shutil.rmtree(REFERENCE / name, ignore_errors=True)
         shutil.copytree(run / name, REFERENCE / name)
     for name in (layout.LEDGER, "run.json"):

@@ -17,7 +17,7 @@ import torch
 from nanosd_lib import artifacts, layout, registry, stages
 from nanosd_lib.artifacts import Artifact
 from nanosd_lib.profiles import Profile
-from nanosd_lib.provenance import ROOT, file_hash, teacher_hash
+from nanosd_lib.provenance import ROOT, file_hash, machine, teacher_hash
 
 __all__ = ["Artifact", "Run", "file_hash", "open_run", "teacher_hash"]
 
@@ -42,8 +42,9 @@ def open_run(
     for name in layout.SUBFOLDERS:
         (folder / name).mkdir(parents=True, exist_ok=True)
     store = layout.store_root()
-    store.mkdir(parents=True, exist_ok=True)
-    artifacts.sweep(store)
+    for root in (store, layout.device_root()):
+        root.mkdir(parents=True, exist_ok=True)
+        artifacts.sweep(root)
     return Run(loaded, seed, notebook, folder, store, torch.device(device))
 
 
@@ -107,9 +108,14 @@ class Run:
         """The artifact of fn(**params, **context): loaded where it is whole, computed otherwise.
 
         See `stages.stage` for what decides that, and for what fn may take and return; `quiet`
-        leaves out the line that says which it was.
+        leaves out the line that says which it was. A stage that measures the machine
+        (`layout.measures`) is kept with the machine, not with the run.
         """
-        return stages.stage(self.store, self.device, name, fn, params, inputs, context, quiet)
+        store = self.store
+        if layout.measures(name):
+            store, m = layout.device_root(), machine()
+            inputs = [*inputs, f"{m['cpu']}, {m['gpu']}, {self.profile.threads} threads"]
+        return stages.stage(store, self.device, name, fn, params, inputs, context, quiet)
 
     def table(self, name: str, table: pd.DataFrame) -> pd.DataFrame:
         """tables/<name>.csv, six significant digits; returns the table."""

@@ -314,8 +314,8 @@ def explore(
     )
 
 
-def stream_report(heights: list[int], width: int, tile: int, overlap: int, scale: int):
-    """height, output_megapixels, tiles, seconds, peak_mb, largest_difference: pictures of growing
+def stream_report(heights: list[int], width: int, tile: int, overlap: int, scale: int) -> dict:
+    """A table: height, output_megapixels, tiles, seconds, peak_mb, largest_difference; pictures of
     height enlarged tile by tile (each pixel repeated) from file to file.
 
     peak_mb is what Python allocates while streaming, the files' own pages left out.
@@ -348,7 +348,7 @@ def stream_report(heights: list[int], width: int, tile: int, overlap: int, scale
         size = grid.output[0] * grid.output[1] / 1e6
         table.append((height, size, grid.count, seconds, peak, apart))
     columns = ["height", "output_megapixels", "tiles", "seconds", "peak_mb", "largest_difference"]
-    return pd.DataFrame(table, columns=columns)
+    return {"table": pd.DataFrame(table, columns=columns)}
 
 
 def blend_report(

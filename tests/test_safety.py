@@ -1,0 +1,134 @@
+"""Safety: nothing executes on load, names cannot leave their folder, no network is asked."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from nanosd_lib import artifacts, layout, registry, tiling
+from nanosd_lib.provenance import ROOT
+
+SOURCES = sorted([*(ROOT / "nanosd_lib").glob("*.py"), *(ROOT / "benchmarks").glob("*.py")])
+FORBIDDEN = {"pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
+CALLS = {"eval", "exec", "compile", "__import__"}
+
+
+def calls(path: Path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Call):
+            yield node, ast.unparse(node.func)
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: p.name)
+def test_nothing_that_executes_what_it_reads(path):
+    tree = ast.parse(path.read_text())
+    names = {
+        a.name.split(".")[0] for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names
+    }
+    names |= {
+        n.module.split(".")[0] for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and n.module
+    }
+    assert not names & FORBIDDEN
+    for node, name in calls(path):
+        words = {k.arg: ast.unparse(k.value) for k in node.keywords}
+        assert name not in CALLS, f"{path.name}:{node.lineno}: {name}"
+        assert name not in ("os.system", "os.popen", "subprocess.getoutput"), path.name
+        assert words.get("shell") in (None, "False"), f"{path.name}:{node.lineno}: shell"
+        assert name != "torch.load" or words.get("weights_only") == "True", path.name
+        assert name not in ("yaml.load", "yaml.unsafe_load", "pd.read_pickle"), path.name
+        assert words.get("allow_pickle") in (None, "False"), path.name
+        assert words.get("trust_remote_code") in (None, "False"), path.name
+
+
+def test_the_scan_sees_what_it_looks_for(tmp_path):
+    bad = tmp_path / "bad.py"
+    for line in ("import pickle", "eval('1')", "import os; os.system('x')", "f(shell=True)",
+                 "import torch; torch.load('x')", "import yaml; yaml.load('x')"):  # fmt: skip
+        bad.write_text(line)
+        with pytest.raises(AssertionError):
+            test_nothing_that_executes_what_it_reads(bad)
+
+
+def test_only_plain_data_is_committed():
+    done = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip("not a git checkout")
+    endings = {Path(name).suffix for name in done.stdout.split()}
+    assert not endings & {".pt", ".pth", ".bin", ".ckpt", ".pkl", ".npy", ".npz", ".h5", ".onnx"}
+
+
+def test_pickled_objects_are_refused(tmp_path):
+    np.save(tmp_path / "x.npy", np.array([{}], object), allow_pickle=True)
+    with pytest.raises(ValueError, match="cannot be read"):
+        tiling.read_picture(tmp_path / "x.npy")
+
+
+def test_tables_of_objects_do_not_become_pickles(tmp_path):
+    with pytest.raises(Exception, match="(?i)convert|object|type"):
+        artifacts.write(tmp_path / "a", "k", {"t": pd.DataFrame({"x": [object()]})}, {})
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "name", ["../x", "/etc/passwd", "a/b", "..", ".hidden", "", "a\x00b", "a b"]
+)
+def test_names_cannot_leave_their_folder(tmp_path, name):
+    with pytest.raises(ValueError, match="is refused"):
+        layout.check_name("value", name)
+    with pytest.raises(ValueError):
+        artifacts.write(tmp_path / "a", "k", {name: 1}, {})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_manifest_cannot_point_outside(tmp_path):
+    """A forged manifest with a right digest: files that are not plain names are refused."""
+    good = artifacts.write(tmp_path / "a", "k", {"x": 1}, {})
+    (tmp_path / "secret.json").write_text("2")
+    body = {k: v for k, v in good.manifest.items() if k != "digest"}
+    entry = {"sha256": artifacts.file_hash(tmp_path / "secret.json"), "bytes": 1}
+    body["files"] = {"../secret.json": entry}
+    forged = {**body, "digest": artifacts.text_hash(artifacts.canonical(body))}
+    (tmp_path / "a/manifest.json").write_text(artifacts.json.dumps(forged))
+    with pytest.raises(artifacts.Damaged, match="leaves its folder"):
+        artifacts.read(tmp_path / "a", "k")
+
+
+def test_addresses_are_https():
+    text = "".join(p.read_text() for p in [*SOURCES, registry.REGISTRY])
+    assert not re.findall(r"http://(?!127\.0\.0\.1|localhost)\S+", text)
+
+
+BLOCKED = """
+import socket, sys
+def refuse(*a, **k):
+    raise OSError("the network was asked")
+real = socket.socket.connect
+def connect(self, address):
+    if self.family == socket.AF_UNIX or address[0] in ("127.0.0.1", "::1", "localhost"):
+        return real(self, address)
+    refuse()
+socket.socket.connect = connect
+socket.getaddrinfo = socket.create_connection = refuse
+"""
+
+
+def test_no_network_is_asked(tmp_path):
+    """Profile smoke with every socket but local ones blocked, in the runner and in its kernels."""
+    (tmp_path / "sitecustomize.py").write_text(BLOCKED)
+    import os
+
+    env = os.environ | {"PYTHONPATH": f"{tmp_path}:{ROOT}", "NANOSD_RESULTS": str(tmp_path / "r")}
+    env.pop("HF_HUB_OFFLINE", None)
+    words = [sys.executable, "-m", "nanosd_lib.runner", "run", "--nb", "00", "--profile", "smoke"]
+    done = subprocess.run(words, cwd=ROOT, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-800:] + done.stderr[-800:]
+    check = "import socket; socket.create_connection(('192.0.2.1', 80))"
+    tried = subprocess.run([sys.executable, "-c", check], env=env, capture_output=True, text=True)
+    assert "the network was asked" in tried.stderr
