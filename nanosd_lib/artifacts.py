@@ -97,10 +97,12 @@ def read(folder: Path, key: str) -> Artifact:
     """The artifact, every file checked against the manifest; Damaged where it is not whole."""
     try:
         manifest = json.loads((folder / MANIFEST).read_bytes())
+        if not isinstance(manifest, dict):
+            raise ValueError("not a manifest")
         body = {name: value for name, value in manifest.items() if name != "digest"}
         if manifest["digest"] != text_hash(canonical(body)) or manifest["key"] != key:
             raise Damaged(f"{MANIFEST} does not match its own digest")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError) as error:
         raise Damaged(f"{MANIFEST} is not readable ({type(error).__name__})") from None
     for name, entry in manifest["files"].items():
         path = folder / name

@@ -75,8 +75,12 @@ def writing() -> Finding:
 def gpu() -> Finding:
     if not torch.cuda.is_available():
         return Finding("GPU", "note", "none that torch can use: smoke and mini need none")
-    size = torch.cuda.get_device_properties(0).total_memory / 1e9
-    return Finding("GPU", "ok", f"{torch.cuda.get_device_name()}, {size:.0f} GB")
+    return Finding("GPU", "ok", f"{torch.cuda.get_device_name()}, {_gpu_gb():.0f} GB")
+
+
+def _gpu_gb() -> float:
+    found = torch.cuda.is_available()
+    return torch.cuda.get_device_properties(0).total_memory / 1e9 if found else 0.0
 
 
 def versions() -> list[Finding]:
@@ -84,7 +88,7 @@ def versions() -> list[Finding]:
     found = []
     for package, how, limit, why in BROKEN:
         try:
-            have = Version(version(package))
+            have = Version(Version(version(package)).public)  # 2.13.0+cpu is 2.13.0
         except PackageNotFoundError:
             fix = "run `make env`"
             found.append(Finding(package, "bad", f"not installed: {fix}"))
@@ -148,7 +152,7 @@ def verdict(name: str, findings: list[Finding]) -> str:
         reasons.append(f"{ram} GB of memory")
     if shutil.disk_usage(_existing(layout.results_root())).free / 1e9 < space:
         reasons.append(f"{space} GB of disk")
-    if profile.device == "cuda" and not torch.cuda.is_available():
+    if profile.device == "cuda" and _gpu_gb() < vram:
         reasons.append(f"a GPU of {vram} GB")
     if not profile.teacher.local and registry.absent(registry.entry(profile.teacher.path)):
         if registry.constants.HF_HUB_OFFLINE:

@@ -13,6 +13,7 @@ import argparse
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -39,7 +40,7 @@ def label(a: float, b: float) -> tuple[str, float]:
 
 def ledgers(one: Path, two: Path) -> pd.DataFrame:
     """id, one, two, drift, label, verdicts of two runs' claims.csv; ValueError for other claims."""
-    a, b = (pd.read_csv(folder / layout.LEDGER).set_index("id") for folder in (one, two))
+    a, b = (_ledger(folder) for folder in (one, two))
     if list(a.index) != list(b.index):
         raise ValueError(f"{layout.shown(one)} and {layout.shown(two)} do not hold the same claims")
     rows = []
@@ -50,6 +51,15 @@ def ledgers(one: Path, two: Path) -> pd.DataFrame:
         verdicts = a.verdict[claim] if same else f"{a.verdict[claim]} / {b.verdict[claim]}"
         rows.append((claim, x, y, drift, name, verdicts))
     return pd.DataFrame(rows, columns=["id", "one", "two", "drift", "label", "verdicts"])
+
+
+def _ledger(folder: Path) -> pd.DataFrame:
+    """claims.csv, its numbers in full as the notebooks recorded them."""
+    table = pd.read_csv(folder / layout.LEDGER).set_index("id")
+    for path in (folder / "records").glob("*.json"):
+        for claim, entry in json.loads(path.read_text()).items():
+            table.loc[claim, "ours"] = entry["value"]
+    return table
 
 
 def tables(one: Path, two: Path) -> dict[str, bool]:
@@ -95,8 +105,9 @@ def study(results: Path, device: Path, *more: str) -> Path:
     """A smoke run from scratch in `results`, with the machine's measurements in `device`; its
     folder. RuntimeError with the last lines where it fails.
     """
+    shutil.rmtree(results, ignore_errors=True)
     env = os.environ | {"NANOSD_RESULTS": str(results), "NANOSD_DEVICE": str(device)}
-    env |= {"HF_HUB_OFFLINE": "1"}
+    env |= {"NANOSD_STORE": str(results / "store"), "HF_HUB_OFFLINE": "1"}
     words = [sys.executable, "-m", "nanosd_lib.runner", "reproduce", "--profile", "smoke", *more]
     done = subprocess.run(words, cwd=ROOT, env=env, capture_output=True, text=True)
     if done.returncode:

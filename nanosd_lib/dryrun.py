@@ -179,7 +179,9 @@ class DryStudy:
         )  # two problems; random search has twice as many
         family = len(NANOSD) + 2  # and the two that the searches found
         train, held = f.scenes * 9 / 8, f.heldout * 5 / 4
-        shots, taught = p.sensitivity.images, w.teaching(f.steps * f.batch)
+        shots, samples = p.sensitivity.images, f.steps * f.batch
+        # all thirty; and twice about a sixth of them (less data, E3's own target)
+        taught = w.teaching(samples) + 2 * samples * (w.unet + 3 * w.students / 6)
         aligned = g.align_steps * g.align_batch * (w.unet + 3 * w.mean)
         both = w.encode + w.decode
         errors = 2 * w.unet  # a teacher's and a student's pass over one noisy latent

@@ -36,6 +36,7 @@ from jupyter_core.utils import run_sync
 from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from papermill.clientwrap import PapermillNotebookClient
 from papermill.engines import NBClientEngine, NotebookExecutionManager
+from papermill.iorw import papermill_io
 from papermill.log import logger
 
 from nanosd_lib import layout
@@ -116,13 +117,16 @@ class Watch:
     def __init__(self, every: float = 0.1) -> None:
         self.process: psutil.Process | None = None
         self.peak = self.since = 0
+        self._lock = threading.Lock()
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._run, args=(every,), daemon=True)
         self._thread.start()
 
     def mark(self) -> int:
         """The largest since the last mark, in bytes."""
-        last, self.since = self.since, 0
+        self._look()
+        with self._lock:
+            last, self.since = self.since, 0
         return last
 
     def stop(self) -> None:
@@ -131,7 +135,11 @@ class Watch:
 
     def _run(self, every: float) -> None:
         while not self._done.wait(every):
-            used = sum(_resident(p) for p in family(self.process))
+            self._look()
+
+    def _look(self) -> None:
+        used = sum(_resident(p) for p in family(self.process))
+        with self._lock:
             self.peak, self.since = max(self.peak, used), max(self.since, used)
 
 
@@ -171,10 +179,15 @@ class Manager(NotebookExecutionManager):
             return
         if self.output_path and "://" not in str(self.output_path) and self.output_path != "-":
             text = nbformat.writes(nbformat.from_dict(self.nb)) + "\n"
-            layout.write_atomic(Path(self.output_path), text.encode())
+            layout.write_atomic(self._path(), text.encode())
         elif self.output_path:
             super().save()
         self.last_save_time = self.now()
+
+    def _path(self) -> Path:
+        """A relative path means the folder papermill was started in, not the notebook's."""
+        base = getattr(papermill_io.get_handler(str(self.output_path)), "_cwd", None)
+        return Path(base or ".") / str(self.output_path)
 
     def autosave_cell(self) -> None:
         self.save()
@@ -212,7 +225,7 @@ class Client(PapermillNotebookClient):
     ) -> None:
         self.deadline = time.monotonic() + deadline if deadline else None
         self.watch, self.written, self.popen, self.explorers = watch, 0, None, ""
-        super().__init__(nb_man, timeout_func=self._left, **kwargs)
+        super().__init__(nb_man, timeout_func=self._left, iopub_timeout=60, **kwargs)
 
     def _left(self, cell: Any = None) -> float | None:
         """Seconds until the deadline: nbclient asks before each cell."""
@@ -262,7 +275,8 @@ class Client(PapermillNotebookClient):
 
     def check_explorers(self) -> str:
         """'' or the error of an explorer's function, called over its grid in the kernel."""
-        reply = self.wait_for_reply(self.kc.execute(CHECK, silent=True, store_history=False))
+        asked = self.kc.execute(CHECK, silent=True, store_history=False)
+        reply = self.wait_for_reply(asked, nbformat.v4.new_code_cell())  # under the deadline too
         content = reply["content"] if reply else {}
         if content.get("status") != "error":
             return ""
@@ -342,7 +356,9 @@ class NanoSDEngine(NBClientEngine):
             )
             try:
                 client.execute()
-            except CellTimeoutError:
+            except (CellTimeoutError, TimeoutError) as problem:
+                if client.deadline is None or time.monotonic() < client.deadline:
+                    return "killed", f"the kernel fell silent: {' '.join(str(problem).split())}"
                 return "timeout", f"the notebook was not done after {execution_timeout:g} s"
             except DeadKernelError:
                 code = client.popen.poll() if client.popen else None
@@ -436,7 +452,10 @@ def _anonymous(output: Any) -> Any:
 
 
 def stop(process: psutil.Process | None) -> None:
-    """End a kernel and what it left running."""
+    """End a kernel and what it left running: it leads a session of its own."""
+    if process is not None:
+        with contextlib.suppress(OSError):
+            os.killpg(process.pid, signal.SIGKILL)
     tree = family(process)
     for one in tree:
         with contextlib.suppress(psutil.Error):

@@ -10,6 +10,7 @@ a noisy minute cannot favour one of them.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import datetime
 import gc
 import json
@@ -29,7 +30,16 @@ from tqdm.auto import tqdm
 from nanosd_lib import backends, cost, layout, roofline, surgery
 from nanosd_lib.arch import ABLATION, BASE, CHOICES, NANOSD, STAGES, Arch
 from nanosd_lib.backends import Backend, Builder
-from nanosd_lib.provenance import ROOT, git_state, lock_hash, machine
+from nanosd_lib.provenance import (
+    MACHINERY,
+    ROOT,
+    canonical,
+    git_state,
+    lock_hash,
+    machine,
+    source_closure,
+    text_hash,
+)
 
 TABLES = ("stages", "networks", "rest", "traces", "memory")
 NETWORKS = NANOSD | {"N1 + E4, M, D4": ABLATION, "six originals": Arch(**BASE)}
@@ -173,7 +183,7 @@ def profile(
     of each row on each backend in every round. Finished measurements are kept in `samples.jsonl`.
     """
     log = folder / "samples.jsonl"
-    samples = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+    samples = _lines(log)
     done = {(s["round"], s["row"], s["backend"]) for s in samples}
     for k in range(rounds):
         turns = [(name, b) for name in found for b in chosen]
@@ -189,6 +199,15 @@ def profile(
             with log.open("a") as handle:
                 handle.write(json.dumps(samples[-1]) + "\n")
     return _quartiles(pd.DataFrame(samples), list(found), [b.name for b in chosen], rounds)
+
+
+def _lines(log: Path) -> list[dict[str, Any]]:
+    """Finished samples; a last line that a killed run left half written does not count."""
+    found = []
+    for line in log.read_text().splitlines() if log.exists() else ():
+        with contextlib.suppress(ValueError):
+            found.append(json.loads(line))
+    return found
 
 
 def _quartiles(samples: pd.DataFrame, names: list[str], kinds: list[str], rounds: int):
@@ -423,20 +442,33 @@ def attention_rows(stages: pd.DataFrame) -> pd.DataFrame:
     return table
 
 
+def threads_of(wanted: int | None) -> int:
+    """As many threads as asked for, else one a core."""
+    return wanted or os.cpu_count() or 1
+
+
+def _code() -> dict[str, str]:
+    """What decides a sample: the networks and how they are run."""
+    reached = source_closure({"nanosd_lib.backends", "nanosd_lib.surgery"})
+    return {m: h for m, h in reached.items() if m.split(".")[1] not in MACHINERY}
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m nanosd_lib.hardware", description=__doc__)
     parser.add_argument("--backends", default=",".join(backends.CPU))
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--threads", type=int, help="default: one a core")
     parser.add_argument("--keep", action="store_true", help="keep the converted networks (30 GB)")
     options = parser.parse_args(argv)
-    torch.set_num_threads(options.threads)
+    torch.set_num_threads(threads_of(options.threads))
     names = tuple(options.backends.split(","))
     try:
         chosen = backends.choose(names)
         device = device_name(chosen)
-        work = layout.store_root() / ".hardware" / device
-        layout.check_space(work, 35e9 if device == "cpu" else 0, "the converted networks")
+        same = [threads_of(options.threads), machine(), lock_hash(), _code()]
+        work = layout.store_root() / ".hardware" / f"{device}-{text_hash(canonical(same))[:12]}"
+        held = sum(p.stat().st_size for p in work.rglob("*") if p.is_file())
+        layout.check_space(work, 35e9 - held if device == "cpu" else 0, "the converted networks")
         measure(names, options.rounds, work, layout.results_root() / "hardware" / device)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import importlib
 import multiprocessing
+import os
+import re
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -46,6 +48,15 @@ class Job:
         return stages.stage(
             Path(self.store), device, name, fn, self.description, [], {}, quiet=True
         )
+
+    def finished(self) -> Artifact | None:
+        """The artifact where it is whole already."""
+        fn, device = self._function()
+        return stages.find(Path(self.store), device, fn.__name__, fn, self.description)
+
+    def _function(self) -> tuple[Callable[..., dict], torch.device]:
+        module, _, name = self.function.partition(":")
+        return getattr(importlib.import_module(module), name), torch.device("cpu")
 
     def checkpoint(self, *args: Any, **kwargs: Any) -> Any:
         """What a preempted cluster job asks for: the same again (its finished stages are kept)."""
@@ -97,14 +108,14 @@ def _here(jobs: Sequence[Job], workers: int, logs: Path | None) -> Iterator[tupl
 
 
 def _pool(jobs: Sequence[Job], workers: int, logs: Path | None) -> Iterator[tuple[int, Ended]]:
-    """Spawned, not forked: torch's threads do not survive a fork. A worker that is killed takes
-    only its own job with it.
+    """Spawned, not forked: torch's threads do not survive a fork. A worker that is killed breaks
+    the pool; the jobs that were not done start again, where their finished stages left them.
     """
     context = multiprocessing.get_context("spawn")
     left = dict(enumerate(jobs))
     while left:
         with ProcessPoolExecutor(workers, mp_context=context, max_tasks_per_child=1) as pool:
-            futures = {pool.submit(job): i for i, job in left.items()}
+            futures = {pool.submit(_shared, job, i, workers): i for i, job in left.items()}
             for future in as_completed(futures):
                 outcome = _ended(left[futures[future]], future.result)
                 if "BrokenProcessPool" not in outcome.error:
@@ -113,6 +124,16 @@ def _pool(jobs: Sequence[Job], workers: int, logs: Path | None) -> Iterator[tupl
         if left:  # a worker died and broke the pool: who it was shows when each runs alone
             index = min(left)
             yield index, _alone(left.pop(index), context)
+
+
+def _shared(job: Job, index: int, workers: int) -> str:
+    """A job in a worker: its share of the cores, and a GPU of its own where there are several."""
+    os.environ["NANOSD_THREADS"] = str(max(1, (os.cpu_count() or 1) // workers))
+    given = [g for g in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if g]
+    gpus = given or [str(k) for k in range(torch.cuda.device_count())]
+    if len(gpus) > 1:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpus[index % len(gpus)]
+    return job()
 
 
 def _alone(job: Job, context: Any) -> Ended:
@@ -140,28 +161,35 @@ def _slurm(jobs: Sequence[Job], workers: int, logs: Path | None) -> Iterator[tup
     while left:
         queued = _queued()
         for index, job in list(left.items()):
-            gone = job.job_id not in queued
+            gone = queued is not None and job.job_id not in queued
             unseen[index] = unseen.get(index, 0) + 1 if gone else 0
-            if job.paths.result_pickle.exists():
-                yield index, _ended(jobs[index], job.result)
-            elif unseen[index] > GONE:  # killed: it left the queue and no result
-                log = layout.shown(job.paths.stderr)
-                yield index, Ended(jobs[index], None, f"killed on the cluster: see {log}")
+            if done := jobs[index].finished():  # nothing that submitit pickled is read here
+                yield index, Ended(jobs[index], done.path, "")
+            elif unseen[index] > GONE:
+                yield index, Ended(jobs[index], None, _last_words(job.paths.stderr))
             else:
                 continue
             left.pop(index)
         time.sleep(1)
 
 
-def _queued() -> set[str]:
-    """Ids of the jobs that the cluster still knows as waiting or running; asked of squeue, since a
-    small cluster keeps no accounts.
+def _queued() -> set[str] | None:
+    """Ids of the jobs that the cluster still knows as waiting or running, None where it does not
+    answer; asked of squeue, since a small cluster keeps no accounts.
     """
     words = ["squeue", "--noheader", "--array", "--format=%i", "--states=PD,R,CG,CF,S,RQ,SO,RS"]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=60)
-    if done.returncode:
-        raise RuntimeError(f"squeue: {done.stderr.strip()}")
-    return set(done.stdout.split())
+    try:
+        done = subprocess.run(words, capture_output=True, text=True, timeout=60)
+    except subprocess.TimeoutExpired:
+        return None
+    return set(done.stdout.split()) if done.returncode == 0 else None
+
+
+def _last_words(log: Path) -> str:
+    """The error in a cluster job's log, else that it was killed."""
+    lines = log.read_text().splitlines() if log.exists() else []
+    errors = [s for s in lines if re.match(r"\w*(Error|Exception|Interrupt)\b", s)]
+    return errors[-1] if errors else f"killed on the cluster: see {layout.shown(log)}"
 
 
 def _submitit() -> Any:

@@ -57,11 +57,12 @@ def execute(
     """
     check_parameters(path, parameters)
     out.unlink(missing_ok=True)
+    part = out.with_name(f".{out.name}")  # papermill itself writes in place: not where readers look
     with _environ(environment):
         try:
             papermill.execute_notebook(
                 path,
-                out,
+                part,
                 parameters=parameters,
                 engine_name="nanosd",
                 kernel_name=kernel_name(),
@@ -70,9 +71,12 @@ def execute(
                 cwd=path.parent,
             )
         except engine.NotebookFailed as failed:
-            return Outcome(failed.state, failed.message, _peak(out))
-        except Exception as problem:  # papermill itself, or a kernel that is not installed
+            return Outcome(failed.state, failed.message, _peak(part))
+        except Exception as problem:  # papermill itself, a kernel that is not installed, the disk
             return Outcome("killed", f"{type(problem).__name__}: {problem}", 0.0)
+        finally:
+            if part.exists():
+                os.replace(part, out)
     return Outcome("ok", "", _peak(out))
 
 

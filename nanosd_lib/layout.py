@@ -100,6 +100,12 @@ def measures(stage: str) -> bool:
     return stage.startswith("profile-") or stage.endswith("-ms")
 
 
+def threads(wanted: int) -> int:
+    """The profile's threads, or fewer where several studies share the cores (NANOSD_THREADS)."""
+    limit = os.environ.get("NANOSD_THREADS", "")
+    return min(wanted, int(limit)) if limit.isdecimal() and int(limit) else wanted
+
+
 def results_folder(profile: str, seed: int, overrides: dict[str, Any] | None = None) -> Path:
     """results/<profile>[-seed<k>][-<8 hex of the overrides>]; not created here."""
     name = profile if seed == 0 else f"{profile}-seed{seed}"

@@ -36,6 +36,8 @@ def copy_measured(results: Path) -> None:
     """Take over what other verbs measured: `make hardware`'s profiles and `make dryrun`'s plan."""
     for folder in sorted((results / "hardware").glob("*")):
         shutil.copytree(folder, REFERENCE / "hardware" / folder.name, dirs_exist_ok=True)
+    if (results / "chaos.csv").exists():
+        shutil.copy(results / "chaos.csv", REFERENCE / "chaos.csv")
     for plan in results.glob("plan_*.csv"):
         (REFERENCE / "plans").mkdir(exist_ok=True)
         shutil.copy(plan, REFERENCE / "plans" / plan.name)

@@ -84,14 +84,18 @@ def fetch(weights: Weights, lock: Path = LOCK) -> Path:
     OSError where they cannot be had (offline, no space, no such repository), ValueError where a
     file is not what the hub states or what was recorded; one line each, with the fix.
     """
+    address = constants.ENDPOINT
+    if not address.startswith("https://") and "//127.0.0.1" not in address:
+        raise ValueError(f"HF_ENDPOINT = {address!r} is refused: https only")
     recorded = _recorded(lock).get(weights.key, {})
     tried: dict[str, str] = {}
     for repository in _order(weights, recorded):
-        revision = recorded.get("revision") or weights.revision
+        own = repository == recorded.get("repository")
+        revision = recorded["revision"] if own else weights.revision
         try:
             paths = _download(weights, repository, revision)
-        except (EntryNotFoundError, RepositoryNotFoundError, HfHubHTTPError, OSError) as error:
-            if isinstance(error, OSError) and "no disk space" in str(error):
+        except Exception as error:
+            if "no disk space" in str(error) or not _expected(error):
                 raise
             tried[repository] = _why(error)
             continue
@@ -100,7 +104,7 @@ def fetch(weights: Weights, lock: Path = LOCK) -> Path:
         folder = Path(paths[weights.files[0]])
         for _ in Path(weights.files[0]).parts:
             folder = folder.parent
-        if not recorded:
+        if set(facts) - set(recorded.get("files", {})):
             _record(weights, repository, folder.name, facts, lock)
         return folder
     reasons = "; ".join(f"{name}: {why}" for name, why in tried.items())
@@ -147,13 +151,21 @@ def _space(weights: Weights, repository: str, revision: str) -> None:
 def absent(weights: Weights, lock: Path = LOCK) -> list[str]:
     """Files that no repository of the entry has in the cache; the network is not asked."""
     recorded = _recorded(lock).get(weights.key, {})
-    revision = recorded.get("revision") or weights.revision
-    return min((_uncached(weights, r, revision) for r in _order(weights, recorded)), key=len)
+    first = recorded.get("repository")
+    revision = {first: recorded.get("revision")}
+    places = ((r, revision.get(r) or weights.revision) for r in _order(weights, recorded))
+    return min((_uncached(weights, r, rev) for r, rev in places), key=len)
 
 
 def _uncached(weights: Weights, repository: str, revision: str) -> list[str]:
     cached = lambda name: try_to_load_from_cache(repository, name, revision=revision)  # noqa: E731
     return [name for name in weights.files if not isinstance(cached(name), str)]
+
+
+def _expected(error: Exception) -> bool:
+    """What a network or a hub can be blamed for."""
+    hub = (EntryNotFoundError, RepositoryNotFoundError, HfHubHTTPError, OSError)
+    return isinstance(error, hub) or type(error).__module__.split(".")[0].startswith("httpx")
 
 
 def _why(error: Exception) -> str:
@@ -177,7 +189,12 @@ def _verified(weights: Weights, name: str, path: str) -> dict[str, object]:
     """
     stated, sha = Path(path).resolve().name, file_hash(path)
     ours = {64: lambda: sha, 40: lambda: _git_hash(path)}.get(len(stated), lambda: None)()
-    if ours is not None and ours != stated:
+    if ours is None:
+        raise ValueError(
+            f"weights {weights.key!r}: the cache does not say what {name} should hash to (it was"
+            " copied without its links): remove it from the cache and run again"
+        )
+    if ours != stated:
         raise ValueError(
             f"weights {weights.key!r}: {name} is damaged (hash {ours[:12]}, the hub states"
             f" {stated[:12]}): remove {layout.shown(Path(path).resolve())} and run again"
@@ -192,7 +209,7 @@ def _git_hash(path: str) -> str:
 
 def _compare(weights: Weights, facts: dict, recorded: dict | None, lock: Path) -> None:
     for name, known in (recorded or {}).items():
-        if name in facts and facts[name]["sha256"] != known["sha256"]:
+        if name in facts and facts[name] != known:
             raise ValueError(
                 f"weights {weights.key!r}: {name} has sha256 {facts[name]['sha256'][:12]} and"
                 f" {known['sha256'][:12]} was recorded at the first download: remove it from the"

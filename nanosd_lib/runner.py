@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from nanosd_lib import kernels, layout
-from nanosd_lib.provenance import ROOT
+from nanosd_lib.provenance import ROOT, notebook_hash
 from nanosd_lib.study import Study
 
 
@@ -26,10 +26,19 @@ def main(argv: list[str] | None = None, notebooks: Path = ROOT / "notebooks") ->
         chosen = choose(notebooks, options.nb if options.verb == "run" else None)
         for path in chosen:
             kernels.check_parameters(path, run.parameters)
+            notebook_hash(path)  # its cells parse
+    except SyntaxError as error:
+        print(f"error: {path.name} does not parse: {error.msg}", file=sys.stderr)
+        return 2
     except (ValueError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    return run.execute(chosen, whole=options.verb == "reproduce")
+    try:
+        return run.execute(chosen, whole=options.verb == "reproduce")
+    except OSError as error:  # a full disk, a folder that cannot be written
+        where = f": {layout.shown(Path(error.filename))}" if error.filename else ""
+        print(f"error: {error.strerror or error}{where}; go on with: {run.resume}", file=sys.stderr)
+        return 1
 
 
 def choose(folder: Path, number: str | None = None) -> list[Path]:

@@ -76,6 +76,16 @@ def stage(
         return artifact
 
 
+def find(
+    store: Path, device: torch.device, name: str, fn: Callable[..., Any], params: dict[str, Any]
+) -> Artifact | None:
+    """What `stage` would load, without inputs and context; None where it is not whole."""
+    key = text_hash(canonical(_parts(device, name, fn, params, [], {})))
+    with contextlib.suppress(Damaged):
+        return artifacts.read(store / f"{name}-{key[:16]}", key)
+    return None
+
+
 def _nothing(text: str) -> None:
     """Where a notebook runs a stage many times, its progress bar says enough."""
 

@@ -36,7 +36,7 @@ def open_run(
         raise RuntimeError(f"profile {profile} wants a CUDA device and torch sees none")
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    torch.set_num_threads(loaded.threads)
+    torch.set_num_threads(layout.threads(loaded.threads))
     torch.manual_seed(seed)
     folder = layout.results_folder(profile, seed, overrides)
     for name in layout.SUBFOLDERS:
@@ -114,7 +114,7 @@ class Run:
         store = self.store
         if layout.measures(name):
             store, m = layout.device_root(), machine()
-            inputs = [*inputs, f"{m['cpu']}, {m['gpu']}, {self.profile.threads} threads"]
+            inputs = [*inputs, f"{m['cpu']}, {m['gpu']}, {torch.get_num_threads()} threads"]
         return stages.stage(store, self.device, name, fn, params, inputs, context, quiet)
 
     def table(self, name: str, table: pd.DataFrame) -> pd.DataFrame:

@@ -56,7 +56,8 @@ class Study:
         if code == 0 and whole:
             code = self._ledger(before)
         if code == 0:
-            self.report["state"] = "ok"
+            states = {entry["state"] for entry in self.report["notebooks"].values()}
+            self.report["state"] = "ok" if states == {"ok"} else "partial"
         elif self.report["state"] == "running":
             self.report["state"] = "failed"
         self._write()
@@ -70,7 +71,8 @@ class Study:
         for number, path in enumerate(bar, 1):
             label = f"[{number}/{len(notebooks)}] {path.stem}"
             tqdm.write(f"{label}: started")
-            entry = self.report["notebooks"][path.stem] = {"state": "running"}
+            entry = {"state": "running", "source": notebook_hash(path)}
+            self.report["notebooks"][path.stem] = entry
             self._write()
             out = self.folder / "notebooks" / path.name
             start = time.perf_counter()
@@ -83,7 +85,6 @@ class Study:
                 seconds = round(time.perf_counter() - start, 1)
                 entry.update(state=outcome.state, seconds=seconds, peak_gb=outcome.peak_gb)
                 entry.update(commit=self.report["git"]["commit"], error=outcome.error)
-                entry.update(source=notebook_hash(path))
                 self._write()
             minutes = f"{seconds / 60:.1f} min, peak {outcome.peak_gb:.1f} GB"
             tqdm.write(f"{label}: {outcome.state} after {minutes}")
@@ -108,6 +109,9 @@ class Study:
         path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
         modules = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
         env = {"PYTHONHASHSEED": "0", "PATH": path, "PYTHONPATH": modules}
+        env["NANOSD_RESULTS"] = str(layout.results_root())  # a kernel's folder is another
+        env["NANOSD_STORE"] = str(layout.store_root())
+        env["NANOSD_DEVICE"] = str(layout.device_root())
         return env if self.profile.name == "sd15" else {**env, "HF_HUB_OFFLINE": "1"}
 
     def _begin(self, notebooks: list[Path], whole: bool) -> None:

@@ -23,7 +23,7 @@ import yaml
 from scipy import stats
 
 from nanosd_lib import jobs, layout, paper, runner
-from nanosd_lib.provenance import PACKAGE, ROOT, file_hash
+from nanosd_lib.provenance import PACKAGE, ROOT, canonical, file_hash, text_hash
 from nanosd_lib.study import Study
 
 COLOURS = {"ok": "#d7f0d9", "running": "#fbf3c8", "not started": "#eeeeee"}
@@ -44,6 +44,8 @@ def study(profile: str, seed: int, overrides: dict[str, Any], results: str, code
     words += [f"SET='{' '.join(f'{k}={json.dumps(v)}' for k, v in overrides.items())}'"]
     one = Study(profile, seed, overrides, " ".join(words[: 2 if overrides else 1]))
     status = one.execute(runner.choose(ROOT / "notebooks"), whole=True)
+    if status >= 128:
+        raise KeyboardInterrupt
     if status:
         books = one.report["notebooks"].items()
         failed = [f"{k}: {v.get('error')}" for k, v in books if v["state"] not in ("ok", "not run")]
@@ -86,16 +88,19 @@ def grid(profile: str, seeds: list[int], path: Path | None) -> list[dict[str, An
 
 def jobs_of(points: list[dict[str, Any]]) -> list[jobs.Job]:
     """One job for each point, in this store, under this code."""
-    code = file_hash(ROOT / "notebooks") + file_hash(ROOT / PACKAGE) + file_hash(ROOT / "data")
+    found = [*(ROOT / "notebooks").glob("*.ipynb"), *(ROOT / PACKAGE).rglob("*.py")]
+    found += [*(ROOT / PACKAGE).rglob("*.yaml"), *(ROOT / "data").rglob("*.safetensors")]
+    found += [ROOT / "data" / "paper" / "claims.yaml"]
+    code = text_hash(canonical([[layout.shown(p), file_hash(p)] for p in sorted(found)]))
     results, store = str(layout.results_root()), str(layout.store_root())
     more = {"results": results, "code": code}
-    return [jobs.Job(f"{__name__}:study", point | more, store) for point in points]
+    return [jobs.Job(f"{PACKAGE}.sweep:study", point | more, store) for point in points]
 
 
 # ---------------------------------------------------------------------------------------- the state
 
 
-def state(point: dict[str, Any], code: str | None = None) -> dict[str, Any]:
+def state(point: dict[str, Any]) -> dict[str, Any]:
     """What a study's folder says, checked: `running` only while its process lives, `ok` only with
     every notebook ok and a ledger with a verdict in each row.
     """
@@ -116,7 +121,7 @@ def state(point: dict[str, Any], code: str | None = None) -> dict[str, Any]:
         return row | {"state": "damaged", "error": "run.json cannot be read"}
     fine = sum(entry.get("state") == "ok" for entry in books.values())
     row |= {"notebooks": f"{fine}/{len(books)}", "minutes": round(report["seconds"] / 60, 1)}
-    errors = [f"{k}: {v['error']}" for k, v in books.items() if v.get("error")]
+    errors = [f"{k}: {v['state']}: {v['error']}" for k, v in books.items() if v.get("error")]
     row |= {"state": report["state"], "error": "; ".join(errors)[:200]}
     if report["state"] == "running":
         row |= _alive(report)
@@ -139,7 +144,8 @@ def _alive(report: dict[str, Any]) -> dict[str, str]:
 
 
 def _whole(folder: Path, books: dict[str, Any]) -> dict[str, str]:
-    late = [name for name, entry in books.items() if entry.get("state") != "ok"]
+    wanted = {path.stem: {} for path in runner.choose(ROOT / "notebooks")}
+    late = [name for name, entry in (wanted | books).items() if entry.get("state") != "ok"]
     if late:
         return {"state": "damaged", "error": f"{late[0]} is not ok"}
     try:
@@ -169,14 +175,18 @@ def page(table: pd.DataFrame) -> str:
 # ---------------------------------------------------------------------------------------- the table
 
 
-def summary(ledgers: dict[str, pd.DataFrame]) -> pd.DataFrame:
-    """id, statement, paper, n, mean, std, low, high, verdicts: each row of the ledger over studies.
+def summary(ledgers: list[tuple[dict[str, Any], pd.DataFrame]]) -> pd.DataFrame:
+    """profile, overrides, id, statement, paper, n, mean, std, low, high, verdicts: each row of the
+    ledger over the seeds of one setting.
 
     low, high: 95 % interval of the mean (Student's t); empty for fewer than two values.
     """
     table = []
-    everything = pd.concat(ledgers, names=["study"]).reset_index("study")
-    for claim, rows in everything.groupby("id", sort=False):
+    frames = [
+        ledger.assign(profile=p["profile"], overrides=json.dumps(p["overrides"], sort_keys=True))
+        for p, ledger in ledgers
+    ]
+    for key, rows in pd.concat(frames).groupby(["profile", "overrides", "id"], sort=False):
         values = rows.ours.dropna()
         n, mean, std = len(values), values.mean(), values.std(ddof=1)
         half = stats.t.ppf(0.975, n - 1) * std / n**0.5 if n > 1 else float("nan")
@@ -184,30 +194,35 @@ def summary(ledgers: dict[str, pd.DataFrame]) -> pd.DataFrame:
         verdicts = ", ".join(f"{k} {v}" for v, k in counts.items())
         first = rows.iloc[0]
         numbers = (n, mean, std, mean - half, mean + half)
-        table.append((claim, first.statement, first.paper, *numbers, verdicts))
-    columns = ["id", "statement", "paper", "n", "mean", "std", "low", "high", "verdicts"]
-    return pd.DataFrame(table, columns=columns)
+        table.append((*key, first.statement, first.paper, *numbers, verdicts))
+    columns = ["profile", "overrides", "id", "statement", "paper", "n", "mean", "std"]
+    return pd.DataFrame(table, columns=[*columns, "low", "high", "verdicts"])
+
+
+def show(points: list[dict[str, Any]], errors: dict[int, str] | None = None) -> pd.DataFrame:
+    """The status of every study now, written to sweep/status.csv and status.html."""
+    table = pd.DataFrame([state(p) for p in points])
+    for i, error in (errors or {}).items():
+        table.loc[i, "error"] = table.error[i] or error
+        if table.state[i] == "ok":  # its folder is whole, its job is not
+            table.loc[i, "state"] = "failed"
+    folder = layout.results_root() / "sweep"
+    layout.write_atomic(folder / "status.csv", table.to_csv(index=False).encode())
+    layout.write_atomic(folder / "status.html", page(table).encode())
+    return table
 
 
 def write(points: list[dict[str, Any]], ended: list[jobs.Ended]) -> pd.DataFrame:
-    """sweep/status.csv, status.html and claims.csv in the results folder; returns the status."""
-    folder = layout.results_root() / "sweep"
-    status = pd.DataFrame([state(p) for p in points])
-    ledgers = {}
-    for point, row, end in zip(points, status.index, ended, strict=True):
-        if end.artifact is None:
-            if status.state[row] in ("ok", "not started"):
-                status.loc[row, "state"] = "failed"
-            status.loc[row, "error"] = status.error[row] or end.error
-        else:
-            status.loc[row, ["state", "error"]] = "ok", ""
-            name = layout.results_folder(**point).name
-            ledgers[name] = pd.read_parquet(end.artifact / "claims.parquet")
-    layout.write_atomic(folder / "status.csv", status.to_csv(index=False).encode())
-    layout.write_atomic(folder / "status.html", page(status).encode())
-    if ledgers:
-        text = summary(ledgers).to_csv(index=False, float_format="%.6g")
-        layout.write_atomic(folder / layout.LEDGER, text.encode())
+    """Status and the sweep's claims.csv, from the studies that are whole; returns the status."""
+    status = show(points, {i: e.error for i, e in enumerate(ended) if e.artifact is None})
+    whole = [
+        (point, pd.read_parquet(end.artifact / "claims.parquet"))
+        for point, end in zip(points, ended, strict=True)
+        if end.artifact is not None
+    ]
+    if whole:
+        text = summary(whole).to_csv(index=False, float_format="%.6g")
+        layout.write_atomic(layout.results_root() / "sweep" / layout.LEDGER, text.encode())
     return status
 
 
@@ -223,15 +238,20 @@ def main(argv: list[str] | None = None) -> int:
     try:
         seeds = [int(s) for s in options.seeds.split()]
         points = grid(options.profile, seeds, options.grid)
+        status = show(points)
         if options.verb == "status":
-            print(pd.DataFrame([state(p) for p in points]).to_string(index=False))
+            print(status.to_string(index=False))
             return 0
         how = "slurm" if options.slurm else "pool" if options.workers > 1 else "here"
         ended = jobs.run(jobs_of(points), how, options.workers)
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
+        status = write(points, ended)
+    except (ValueError, OSError, RuntimeError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
-    status = write(points, ended)
+    except KeyboardInterrupt:
+        show(points)
+        print("interrupted; the same command goes on", file=sys.stderr)
+        return 130
     print(status.to_string(index=False))
     print(f"tables of the sweep: {layout.shown(layout.results_root() / 'sweep')}")
     return 0 if (status.state == "ok").all() else 1

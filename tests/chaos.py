@@ -31,6 +31,10 @@ ROOT = Path(__file__).parents[1]
 COLUMNS = ["fault", "tried", "survived", "lost", "what was seen"]
 
 
+class Untried(Exception):
+    """A fault that cannot be made here; the text says why."""
+
+
 @dataclass
 class Place:
     """Where a study keeps its results, its store, and the machine's measurements."""
@@ -38,6 +42,7 @@ class Place:
     results: Path
     store: Path
     device: Path
+    root: Path = ROOT
 
     def start(self, *words: str) -> subprocess.Popen:
         env = os.environ | {
@@ -45,10 +50,11 @@ class Place:
             "NANOSD_STORE": str(self.store),
             "NANOSD_DEVICE": str(self.device),
             "HF_HUB_OFFLINE": "1",
+            "PYTHONPATH": str(self.root),
         }
         command = [sys.executable, "-m", "nanosd_lib.runner", *words, "--profile", "smoke"]
         how = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        return subprocess.Popen(command, cwd=ROOT, env=env, start_new_session=True, **how)
+        return subprocess.Popen(command, cwd=self.root, env=env, start_new_session=True, **how)
 
     def run(self, *words: str) -> tuple[int, str]:
         return _ended(self.start(*words))
@@ -84,21 +90,30 @@ def kill(process: subprocess.Popen) -> None:
 
 def killed(place: Place, want: dict[str, bytes], moments: int, longest: float, g: random.Random):
     """kill -9 of everything at random moments; then a run to the end."""
-    lost = 0
-    for _ in tqdm(range(moments), desc="kill -9"):
-        process, before = place.start("reproduce"), place.finished
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(g.uniform(1, longest))
-        kill(process)
-        lost += len(before - place.finished)
+    lost = tried = 0
+    with tqdm(total=moments, desc="kill -9") as bar:
+        for _ in range(3 * moments):
+            if tried == moments:
+                break
+            process, before = place.start("reproduce"), place.finished
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(g.uniform(1, longest))
+            alive = process.poll() is None
+            kill(process)
+            if not alive:  # it was done before the kill: begin again from nothing
+                shutil.rmtree(place.store, ignore_errors=True)
+                continue
+            tried += 1
+            bar.update()
+            lost += len(before - place.finished)
     code, text = place.run("reproduce")
     same = code == 0 and place.outcome() == want
-    return moments, moments if same else 0, lost, _said(code, text)
+    return tried, tried if same else 0, lost, _said(code, text)
 
 
 def damaged(place: Place, want: dict[str, bytes], g: random.Random):
     """Truncate, flip a bit in, or delete a file of each kind, all at once; then a run."""
-    tried = 0
+    tried, before = 0, place.finished
     for ending in ("parquet", "safetensors", "png", "json"):
         files = sorted(p for p in place.store.glob(f"*/*.{ending}") if p.name != "manifest.json")
         files += sorted(place.store.glob("*/manifest.json")) if ending == "json" else []
@@ -108,7 +123,7 @@ def damaged(place: Place, want: dict[str, bytes], g: random.Random):
                 tried += 1
     code, text = place.run("reproduce")
     same = code == 0 and place.outcome() == want
-    return tried, tried if same else 0, 0, _said(code, text)
+    return tried, tried if same else 0, len(before - place.finished), _said(code, text)
 
 
 def _truncate(path: Path) -> None:
@@ -123,7 +138,7 @@ def _flip(path: Path) -> None:
 
 @contextlib.contextmanager
 def small_disk(megabytes: float) -> Iterator[Path]:
-    """A file system of that size; OSError where this user cannot mount one."""
+    """A file system of that size; Untried where this user cannot mount one."""
     folder = Path(tempfile.mkdtemp())
     done = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", f"size={int(megabytes * 1024)}k", "tmpfs", folder],
@@ -132,7 +147,7 @@ def small_disk(megabytes: float) -> Iterator[Path]:
     )
     if done.returncode:
         folder.rmdir()
-        raise OSError(done.stderr.strip() or "mount failed")
+        raise Untried(done.stderr.strip() or "mount failed")
     try:
         yield folder
     finally:
@@ -155,8 +170,9 @@ def full_disk(device: Path, want: dict[str, bytes], sizes: tuple[float, ...]):
             said = _said(code, text)
             lost += len(before - place.finished)
             ours = place.outcome()
-            right = code == 0 and all(want[k] == v for k, v in ours.items())
-            survived += right or (code != 0 and "No space left" in text)
+            right = code == 0 and ours and all(want[k] == v for k, v in ours.items())
+            one_line = code != 0 and "No space left" in text and "Traceback" not in text
+            survived += bool(right) or one_line
     return len(sizes), survived, lost, said
 
 
@@ -179,7 +195,7 @@ def together(place: Place, want: dict[str, bytes], temporary: Path, n: int, at_o
     with ThreadPoolExecutor(at_once) as pool:
         ended = list(pool.map(lambda p: p.run("run", "--nb", "02"), places))
     right = [
-        code == 0 and all(want[k] == v for k, v in p.outcome().items())
+        code == 0 and bool(p.outcome()) and all(want[k] == v for k, v in p.outcome().items())
         for p, (code, _) in zip(places, ended, strict=True)
     ]
     bad = [_said(*e) for e, fine in zip(ended, right, strict=True) if not fine]
@@ -188,23 +204,27 @@ def together(place: Place, want: dict[str, bytes], temporary: Path, n: int, at_o
 
 def wrong_clock(place: Place, want: dict[str, bytes]):
     """Files from 1980 and from 2090, as after a clock was set: nothing depends on the order."""
+    before = place.finished
     for k, path in enumerate(sorted(place.store.rglob("*"))):
         when = (315532800, 3786912000)[k % 2]
         os.utime(path, (when, when))
     code, text = place.run("reproduce")
     same = code == 0 and place.outcome() == want
-    return 1, int(same), 0, _said(code, text)
+    return 1, int(same), len(before - place.finished), _said(code, text)
 
 
 @contextlib.contextmanager
 def memory_limit(megabytes: int) -> Iterator[Path]:
-    """A memory control group; OSError where this user cannot make one. Whoever writes its pid into
+    """A memory control group; Untried where this user cannot make one. Whoever writes its pid into
     the yielded file is bound by the limit, and so are its children.
     """
     v1, v2 = Path("/sys/fs/cgroup/memory"), Path("/sys/fs/cgroup")
     old = (v1 / "cgroup.procs").exists()
     group = (v1 if old else v2) / f"nanosd-chaos-{os.getpid()}"
-    group.mkdir()
+    try:
+        group.mkdir()
+    except OSError as error:
+        raise Untried(str(error)) from None
     try:
         limit = group / ("memory.limit_in_bytes" if old else "memory.max")
         limit.write_text(str(megabytes * 2**20))
@@ -217,10 +237,34 @@ def memory_limit(megabytes: int) -> Iterator[Path]:
             time.sleep(0.1)
 
 
+def other_code(place: Place, want: dict[str, bytes], temporary: Path):
+    """A changed line of library code, then another lock, in a copy of the project on the same
+    store: the stages they decide are computed again, and the old ones stay for the old code.
+    """
+    before, survived, said = place.finished, 0, ""
+    for k, (file, text) in enumerate(
+        (("nanosd_lib/evaluate.py", "CHANGED = 1\n"), ("requirements.lock", "# changed\n"))
+    ):
+        copy = temporary / f"copy{k}"
+        words = ["git", "clone", "--quiet", str(ROOT), str(copy)]
+        subprocess.run(words, check=True, capture_output=True)
+        with (copy / file).open("a") as handle:
+            handle.write(text)
+        other = Place(temporary / f"copy{k}-results", place.store, place.device, copy)
+        (temporary / f"copy{k}-results").mkdir()
+        code, out = other.run("run", "--nb", "00")
+        book = other.results / "smoke" / "notebooks" / "00_start_here.ipynb"
+        survived += code == 0 and "stage check-vae: computed in" in book.read_text()
+        said = _said(code, out)
+    return 2, survived, len(before - place.finished), said
+
+
 def memory_kill(place: Place, want: dict[str, bytes]):
     """Notebook 03 under a memory limit that it cannot meet: the system kills its kernel. The run
-    says so; the next one, without the limit, goes on.
+    and the status table say so; the next run, without the limit, goes on.
     """
+    from nanosd_lib import sweep
+
     report = place.results / "smoke" / "run.json"
     with memory_limit(900) as procs:
         process = place.start("run", "--nb", "03")
@@ -228,7 +272,12 @@ def memory_kill(place: Place, want: dict[str, bytes]):
         code, text = _ended(process)
     entry = json.loads(report.read_text())["notebooks"]["03_fwkd"]
     seen = f"{entry['state']}: {entry.get('error')}"
-    stopped = code == 1 and entry["state"] == "out of memory"
+    os.environ["NANOSD_RESULTS"] = str(place.results)
+    row = sweep.state({"profile": "smoke", "seed": 0, "overrides": {}})
+    os.environ.pop("NANOSD_RESULTS")
+    seen += f"; status table: {row['state']}, {row['error'][:60]}"
+    stopped = code == 1 and entry["state"] == "out of memory" and row["state"] != "ok"
+    stopped = stopped and "out of memory" in row["error"]
     code, text = place.run("reproduce")
     return (
         1,
@@ -268,6 +317,7 @@ def every(moments: int, longest: float, runs: int, seed: int = 0) -> pd.DataFram
             f"{runs} runs of 02 on one store, 8 at a time": lambda: together(
                 place, want, temporary, runs, 8
             ),
+            "another line of code, another lock": lambda: other_code(place, want, temporary),
             "disk full": lambda: full_disk(calm.device, want, (0.05, 0.3, 1, 2, 64)),
             "results read-only": lambda: read_only(place, want),
         }
@@ -275,8 +325,10 @@ def every(moments: int, longest: float, runs: int, seed: int = 0) -> pd.DataFram
             print(f"chaos: {fault}", flush=True)
             try:
                 rows.append((fault, *attempt()))
-            except OSError as error:
-                rows.append((fault, 0, 0, 0, f"not tried here: {error}"))
+            except Untried as reason:
+                rows.append((fault, 0, 0, 0, f"not tried here: {reason}"))
+            except (OSError, ValueError, subprocess.SubprocessError) as error:
+                rows.append((fault, 1, 0, 0, f"the attack itself failed: {error}"))
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
@@ -297,8 +349,7 @@ def main() -> int:
     options = parser.parse_args()
     table = every(options.moments, options.longest, options.runs)
     print(table.to_string(index=False))
-    out = ROOT / "results" / "chaos.csv"
-    table.to_csv(out, index=False)
+    table.to_csv(ROOT / "results" / "chaos.csv", index=False)
     bad = table[(table.survived < table.tried) | (table.lost > 0)]
     return 1 if len(bad) else 0
 

@@ -55,6 +55,7 @@ def test_versions_that_break(monkeypatch):
     monkeypatch.setattr(doctor, "version", lambda name: found[name])
     says = {f.what: f for f in doctor.versions()}
     assert says["scipy"].state == "bad" and "clean-fid" in says["scipy"].says
+    assert says["torch"].state == "bad"  # "+cpu" is the build that crashes
     monkeypatch.setattr(doctor, "BROKEN", doctor.BROKEN[1:] + (("torch", "==", "2.13.0", "x"),))
     monkeypatch.setattr(doctor, "version", lambda name: "2.14.0")
     assert [f.state for f in doctor.versions()] == ["ok"]

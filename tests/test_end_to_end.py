@@ -13,6 +13,7 @@ from pathlib import Path
 import pandas as pd
 import psutil
 import pytest
+from test_safety import BLOCKED
 
 from nanosd_lib import arch, drift, paper
 
@@ -21,7 +22,11 @@ NOTEBOOKS = sorted(p.stem for p in (ROOT / "notebooks").glob("[0-9]*.ipynb"))
 
 
 def runner(*words: str, results: Path, **kwargs):
-    env = os.environ | {"NANOSD_RESULTS": str(results), "HF_HUB_OFFLINE": "1"}
+    """A smoke run in which every socket but local ones refuses to connect."""
+    results.mkdir(exist_ok=True)
+    (results / "sitecustomize.py").write_text(BLOCKED)
+    env = os.environ | {"NANOSD_RESULTS": str(results), "PYTHONPATH": str(results)}
+    env.pop("HF_HUB_OFFLINE", None)
     command = [sys.executable, "-m", "nanosd_lib.runner", *words, "--profile", "smoke"]
     return subprocess.Popen(
         command, cwd=ROOT, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT

@@ -92,6 +92,14 @@ def test_a_run_that_was_stopped_measures_only_what_is_missing(tmp_path, monkeypa
     assert len(timed) == 2 * 3 + 1 and result["rounds"].eq(3).all()
 
 
+def test_a_half_written_sample_does_not_count(tmp_path):
+    found = {"rest": hardware.rows(hardware.Teachers(TINY, 5), {})["rest"]}
+    hardware.profile(found, [backends.Eager()], 2, tmp_path)
+    log = tmp_path / "samples.jsonl"
+    log.write_text(log.read_text()[:-9])
+    assert hardware.profile(found, [backends.Eager()], 2, tmp_path)["rounds"].eq(2).all()
+
+
 def test_rows_borrow_the_teachers_tensors():
     teachers = hardware.Teachers(TINY, 5)
     net, _ = hardware.rows(teachers, {})["E2:RA"](torch.float32, "cpu")

@@ -89,6 +89,7 @@ def test_a_bad_grid_is_one_line(tmp_path, capsys, text, words):
         sweep.grid("smoke", [0], path)
 
 
+BOOKS = sorted(p.stem for p in (layout.ROOT / "notebooks").glob("[0-9]*.ipynb"))
 POINT = {"profile": "smoke", "seed": 0, "overrides": {}}
 
 
@@ -102,7 +103,7 @@ def folder(tmp_path, monkeypatch):
     report = {
         "state": "ok",
         "seconds": 60.0,
-        "notebooks": {"00": {"state": "ok"}, "11": {"state": "ok"}},
+        "notebooks": {name: {"state": "ok"} for name in BOOKS},
         "process": {"host": socket.gethostname(), "pid": me.pid, "began": me.create_time()},
     }
     (folder / "run.json").write_text(json.dumps(report))
@@ -118,7 +119,7 @@ def change(folder, **values):
 
 def test_a_whole_study_is_green(folder):
     row = sweep.state(POINT)
-    assert row["state"] == "ok" and row["notebooks"] == "2/2"
+    assert row["state"] == "ok" and row["notebooks"] == f"{len(BOOKS)}/{len(BOOKS)}"
     assert 'style="background:#d7f0d9"' in sweep.page(pd.DataFrame([row]))
 
 
@@ -130,9 +131,10 @@ def test_nothing_else_is_green(folder, tmp_path):
     assert change(folder, process=other) == "dead"
     assert "elsewhere, not checked" in change(folder, process={"host": "elsewhere"})
     assert change(folder, state="failed") == "failed"
-    late = {"00": {"state": "ok"}, "11": {"state": "killed", "error": "x"}}
+    late = {name: {"state": "ok"} for name in BOOKS}
+    late[BOOKS[-1]] = {"state": "killed", "error": "x"}
     assert change(folder, state="ok", notebooks=late) == "damaged"
-    assert change(folder, notebooks={"00": {"state": "ok"}}) == "ok"
+    assert change(folder, notebooks={name: {"state": "ok"} for name in BOOKS}) == "ok"
     (folder / "claims.csv").write_text("id,verdict\na,perfect\n")
     assert sweep.state(POINT)["state"] == "damaged"
     (folder / "claims.csv").unlink()
@@ -144,11 +146,49 @@ def test_nothing_else_is_green(folder, tmp_path):
     assert sweep.state(POINT)["state"] == "not started"
 
 
+def test_every_notebook_must_be_there(folder):
+    """One notebook that is ok and an old ledger do not make a study."""
+    assert change(folder, notebooks={"00_start_here": {"state": "ok"}}) == "damaged"
+
+
+def test_the_command_itself_runs_its_jobs(tmp_path):
+    """`python -m nanosd_lib.sweep` names its function so that workers can import it."""
+    import subprocess
+    import sys
+
+    code = (
+        "import runpy, sys; from nanosd_lib import jobs;"
+        "jobs.run = lambda asked, how, n: print(asked[0].function) or [jobs.Ended(asked[0], None, 'x')];"
+        "sys.argv = ['sweep', '--profile', 'smoke'];"
+        "runpy.run_module('nanosd_lib.sweep', run_name='__main__')"
+    )
+    env = os.environ | {"NANOSD_RESULTS": str(tmp_path), "PYTHONPATH": str(layout.ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+    assert "nanosd_lib.sweep:study" in done.stdout and done.returncode == 1, done.stderr
+
+
+def test_a_finished_job_is_found_without_being_computed(tmp_path):
+    one = job(tmp_path, value=5)
+    assert one.finished() is None
+    jobs.run([one])
+    assert one.finished()["value"] == 5
+
+
+def test_an_interrupted_study_ends_the_sweep(monkeypatch):
+    monkeypatch.setattr(sweep.Study, "execute", lambda *a, **k: 143)
+    with pytest.raises(KeyboardInterrupt):
+        sweep.study("smoke", 0, {}, os.environ.get("NANOSD_RESULTS", "results"), "")
+
+
 def test_the_table_of_a_sweep():
     one = pd.DataFrame({"id": ["a", "b"], "statement": ["A", "B"], "paper": [1.0, None],
                         "ours": [1.0, None], "verdict": ["trend holds", "not run"]})  # fmt: skip
     two = one.assign(ours=[3.0, None], verdict=["trend fails", "not run"])
-    table = sweep.summary({"s0": one, "s1": two}).set_index("id")
+    both = [({"profile": "mini", "overrides": {}}, t) for t in (one, two)]
+    other = [({"profile": "mini", "overrides": {"fwkd.steps": 2}}, one)]
+    table = sweep.summary(both + other)
+    assert len(table) == 4 and table[table.overrides != "{}"].n.tolist() == [1, 0]
+    table = table[table.overrides == "{}"].set_index("id")
     assert table.n.to_dict() == {"a": 2, "b": 0} and table["mean"]["a"] == 2
     assert table["std"]["a"] == pytest.approx(2**0.5)
     assert table.low["a"] == pytest.approx(2 - 12.7062 * 1.0, abs=1e-3)

@@ -203,6 +203,33 @@ def test_a_bad_entry_is_refused(tmp_path, field, value, message):
     assert "\n" not in str(err.value)
 
 
+def test_a_cache_that_cannot_be_verified_is_refused(online, toy, lock):
+    """Copied without its links: no hash that the hub stated is left."""
+    folder = registry.fetch(toy, lock)
+    lock.unlink()
+    blob = (folder / "model_index.json").resolve()
+    (folder / "model_index.json").unlink()
+    (folder / "model_index.json").write_bytes(blob.read_bytes())
+    with pytest.raises(ValueError, match="does not say what model_index.json should hash to"):
+        registry.fetch(toy, lock)
+    assert not lock.exists()
+
+
+def test_an_address_that_is_not_https_is_refused(online, toy, lock, monkeypatch):
+    monkeypatch.setattr(hub, "ENDPOINT", "http://mirror.example.org")
+    with pytest.raises(ValueError, match="HF_ENDPOINT = .* is refused: https only"):
+        registry.fetch(toy, lock)
+
+
+def test_no_connection_is_one_line(online, toy, lock, monkeypatch):
+    monkeypatch.setattr(hub, "ENDPOINT", "https://127.0.0.1:9")
+    where = "https://127.0.0.1:9/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(hub, "HUGGINGFACE_CO_URL_TEMPLATE", where)
+    with pytest.raises(OSError, match="weights 'toy' cannot be had") as err:
+        registry.fetch(toy, lock)
+    assert "\n" not in str(err.value)
+
+
 def test_the_committed_registry_is_valid():
     for key in yaml.safe_load(registry.REGISTRY.read_text()):
         assert registry.entry(key).key == key

@@ -35,6 +35,12 @@ def test_a_linear_layer():
     assert seen.peak_bytes == 4 * (7 * 30 + 7 * 20)  # the weights are no activations
 
 
+def test_a_linear_layer_on_tokens_moves_its_tensors_once():
+    """What torch does with shapes around the product is no traffic."""
+    net, x = nn.Linear(30, 20, bias=False), torch.ones(2, 7, 30)
+    assert trace(lambda: net(x), [x]).moved_bytes == 4 * (2 * 7 * 30 + 30 * 20 + 2 * 7 * 20)
+
+
 def test_operations_agree_with_torchs_own_counter():
     net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.GroupNorm(2, 8), nn.SiLU(), nn.Conv2d(8, 4, 1))
     x = torch.ones(2, 3, 9, 9)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 import subprocess
 import sys
@@ -119,16 +120,10 @@ socket.getaddrinfo = socket.create_connection = refuse
 """
 
 
-def test_no_network_is_asked(tmp_path):
-    """Profile smoke with every socket but local ones blocked, in the runner and in its kernels."""
+def test_the_block_blocks(tmp_path):
+    """What the end-to-end run is made under: a runner and kernels that cannot reach a network."""
     (tmp_path / "sitecustomize.py").write_text(BLOCKED)
-    import os
-
-    env = os.environ | {"PYTHONPATH": f"{tmp_path}:{ROOT}", "NANOSD_RESULTS": str(tmp_path / "r")}
-    env.pop("HF_HUB_OFFLINE", None)
-    words = [sys.executable, "-m", "nanosd_lib.runner", "run", "--nb", "00", "--profile", "smoke"]
-    done = subprocess.run(words, cwd=ROOT, env=env, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout[-800:] + done.stderr[-800:]
+    env = os.environ | {"PYTHONPATH": str(tmp_path)}
     check = "import socket; socket.create_connection(('192.0.2.1', 80))"
     tried = subprocess.run([sys.executable, "-c", check], env=env, capture_output=True, text=True)
     assert "the network was asked" in tried.stderr
