@@ -75,13 +75,11 @@ def _bytes(folder: Path, name: str) -> bytes | None:
 
 def scrubbed(path: Path) -> str:
     """An executed notebook without what may differ: times, widgets, what was loaded or computed."""
-    book = nbformat.read(path, as_version=4)
-    book.metadata = {}
-    for cell in book.cells:
-        cell.metadata, cell["id"] = {}, ""
-        if cell.cell_type == "code":
-            cell.outputs = [_plain(o) for o in cell.outputs if _plain(o)]
-    return nbformat.writes(book)
+    cells = []
+    for cell in nbformat.read(path, as_version=4).cells:
+        outputs = [plain for o in cell.get("outputs", []) if (plain := _plain(o))]
+        cells.append([cell.cell_type, cell.source, outputs])
+    return json.dumps(cells, sort_keys=True)
 
 
 def _plain(output: dict) -> dict | None:

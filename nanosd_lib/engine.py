@@ -429,7 +429,7 @@ def tidy(notebook: Any, state: str, error: str) -> str:
     facts = notebook.metadata.get("papermill", {})
     for name in ("input_path", "output_path"):
         if facts.get(name):
-            facts[name] = Path(facts[name]).name
+            facts[name] = Path(facts[name]).name.removeprefix(".")  # `kernels` writes beside
     return line
 
 

@@ -158,7 +158,8 @@ def test_the_command_itself_runs_its_jobs(tmp_path):
 
     code = (
         "import runpy, sys; from nanosd_lib import jobs;"
-        "jobs.run = lambda asked, how, n: print(asked[0].function) or [jobs.Ended(asked[0], None, 'x')];"
+        "ended = lambda job: print(job.function) or jobs.Ended(job, None, 'x');"
+        "jobs.run = lambda asked, how, n: [ended(asked[0])];"
         "sys.argv = ['sweep', '--profile', 'smoke'];"
         "runpy.run_module('nanosd_lib.sweep', run_name='__main__')"
     )
