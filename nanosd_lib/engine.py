@@ -473,7 +473,9 @@ def signals() -> Iterator[None]:
     old = {}
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGINT, signal.SIGTERM):
-            if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
+            # a shell's background jobs ignore SIGINT: whoever sends it here means it all the same
+            ours = (signal.SIG_DFL, signal.SIG_IGN, signal.default_int_handler)
+            if signal.getsignal(number) in ours:
                 old[number] = signal.signal(number, raised)
     try:
         yield

@@ -58,7 +58,7 @@ def grid(rows: dict[str, Tensor], titles: Sequence[str] = (), size: float = 1.05
             ax.axis("off")
         for ax, picture in zip(line, pictures, strict=False):
             ax.imshow(to_image(picture), interpolation="nearest")
-        label = name if "\n" in name else "\n".join(wrap(name, 14))
+        label = name if "\n" in name else "\n".join(wrap(name, 16))
         line[0].text(-0.08, 0.5, label, transform=line[0].transAxes, ha="right", va="center")
     for ax, title in zip(axes[0], titles, strict=False):
         ax.set_title("\n".join(wrap(title)), fontsize=6)

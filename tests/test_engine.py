@@ -197,7 +197,10 @@ def test_a_signal_saves_the_notebook(tmp_path, number):
         assert time.time() < deadline and process.poll() is None
         time.sleep(0.05)
     process.send_signal(number)
-    assert process.wait(60) != 0
+    try:
+        assert process.wait(60) != 0
+    finally:
+        process.kill()
     book = nbformat.read(out, as_version=4)
     assert book.metadata.nanosd.state == "interrupted"
     assert book.cells[2].outputs[0].text == "kept\n"
