@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 
 from nanosd_lib import kernels  # registers the engine
 
-ROUNDS = 5
+ROUNDS = 3
 NOTEBOOKS = {
     "40 small cells": ["x = 1"] * 40,
     "40 cells of 100 kB": ["print('x' * 100_000)"] * 40,
@@ -25,8 +25,8 @@ NOTEBOOKS = {
 
 
 def write(path: Path, cells: list[str]) -> None:
-    book = nbformat.v4.new_notebook(metadata={"kernelspec": {"name": kernels.kernel_name()}})
-    book.metadata.kernelspec |= {"language": "python", "display_name": "Python"}
+    spec = {"name": kernels.kernel_name(), "language": "python", "display_name": "Python"}
+    book = nbformat.v4.new_notebook(metadata={"kernelspec": spec})
     book.cells = [nbformat.v4.new_code_cell(cell) for cell in cells]
     nbformat.write(book, path)
 
