@@ -14,7 +14,7 @@ PYTHON ?= $(shell for p in python3.11 python3 python3.12; do \
 BIN := .venv/bin
 STAMP := .venv/.stamp
 SWEEP = --profile '$(PROFILE)' --seeds '$(SEEDS)' --workers '$(WORKERS)' \
-	$(if $(GRID),--grid '$(GRID)') $(if $(SLURM),--slurm)
+	$(if $(GRID),--grid '$(GRID)') $(if $(SLURM),--slurm '$(SLURM)')
 RUN := $(BIN)/python -m nanosd_lib.runner
 CHOICE = --profile '$(PROFILE)' --seed '$(SEED)' $(foreach s,$(SET),--set '$(s)')
 LOCK = $(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 \
@@ -84,7 +84,7 @@ teacher: $(STAMP)  ## train sd-mini from nothing (hours; resumes where it stoppe
 reference: $(STAMP)  ## copy a finished mini run to results/reference and refresh the README
 	@$(BIN)/python -m nanosd_lib.reference
 
-chaos: $(STAMP)  ## break a smoke run in every way we know, and count what is lost (half an hour)
+chaos: $(STAMP)  ## break a smoke run in every way we know, and count what is lost (26 minutes)
 	@$(BIN)/python tests/chaos.py
 
 drift: $(STAMP)  ## the smoke run with one thread and with two: what moves, and by how much

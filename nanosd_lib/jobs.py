@@ -7,6 +7,7 @@ stages stopped.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import multiprocessing
 import os
@@ -42,12 +43,9 @@ class Job:
         return str(self.artifact().path)
 
     def artifact(self) -> Artifact:
-        module, _, name = self.function.partition(":")
-        fn = getattr(importlib.import_module(module), name)
-        device = torch.device("cpu")  # what a job computes on is its own affair
-        return stages.stage(
-            Path(self.store), device, name, fn, self.description, [], {}, quiet=True
-        )
+        fn, device = self._function()
+        store, name = Path(self.store), fn.__name__
+        return stages.stage(store, device, name, fn, self.description, [], {}, quiet=True)
 
     def finished(self) -> Artifact | None:
         """The artifact where it is whole already."""
@@ -56,7 +54,8 @@ class Job:
 
     def _function(self) -> tuple[Callable[..., dict], torch.device]:
         module, _, name = self.function.partition(":")
-        return getattr(importlib.import_module(module), name), torch.device("cpu")
+        fn = getattr(importlib.import_module(module), name)
+        return fn, torch.device("cpu")  # what a job computes on is its own affair
 
     def checkpoint(self, *args: Any, **kwargs: Any) -> Any:
         """What a preempted cluster job asks for: the same again (its finished stages are kept)."""
@@ -75,19 +74,25 @@ class Ended:
 
 
 def run(
-    jobs: Sequence[Job], how: str = "here", workers: int = 1, logs: Path | None = None
+    jobs: Sequence[Job],
+    how: str = "here",
+    workers: int = 1,
+    logs: Path | None = None,
+    cluster: dict[str, Any] | None = None,
 ) -> list[Ended]:
     """Run them all, a failure does not stop the others; in the order given.
 
     how: "here" (this process, one by one), "pool" (`workers` processes), "slurm" (a job array of at
-    most `workers` at once, through submitit; `logs` on a disk that all nodes see). ValueError for
+    most `workers` at once, through submitit; `logs` on a disk that all nodes see; `cluster` holds
+    parameters of submitit's, such as slurm_partition, gpus_per_node, timeout_min). ValueError for
     anything else.
     """
     if how not in HOW:
         raise ValueError(f"jobs: {how!r} does not exist: use one of {', '.join(HOW)}")
     if workers < 1:
         raise ValueError(f"jobs: workers = {workers} must be at least 1")
-    ways = {"here": _here, "pool": _pool, "slurm": _slurm}
+    slurm = functools.partial(_slurm, cluster=cluster or {})
+    ways = {"here": _here, "pool": _pool, "slurm": slurm}
     ended = {}
     for index, outcome in tqdm(ways[how](jobs, workers, logs), total=len(jobs), desc="jobs"):
         ended[index] = outcome
@@ -141,16 +146,17 @@ def _alone(job: Job, context: Any) -> Ended:
         return _ended(job, pool.submit(job).result)
 
 
-def _slurm(jobs: Sequence[Job], workers: int, logs: Path | None) -> Iterator[tuple[int, Ended]]:
+def _slurm(
+    jobs: Sequence[Job], workers: int, logs: Path | None, cluster: dict[str, Any]
+) -> Iterator[tuple[int, Ended]]:
     submitit = _submitit()
     folder = Path(logs or Path(jobs[0].store).parent / "slurm")
     executor = submitit.AutoExecutor(folder, cluster="slurm")
-    executor.update_parameters(
-        name="nanosd",
-        timeout_min=24 * 60,
-        slurm_array_parallelism=workers,
-        cpus_per_task=torch.get_num_threads(),
-    )
+    asked = {"name": "nanosd", "timeout_min": 24 * 60, "cpus_per_task": torch.get_num_threads()}
+    try:
+        executor.update_parameters(**asked | {"slurm_array_parallelism": workers} | cluster)
+    except NameError as error:  # submitit's own word for a parameter that it does not know
+        raise ValueError(f"jobs: slurm: {' '.join(str(error).split())}") from None
     with executor.batch():
         sent = [executor.submit(job) for job in jobs]
     print(

@@ -21,7 +21,7 @@ def main(argv: list[str] | None = None, notebooks: Path = ROOT / "notebooks") ->
     """The one command line of the library; returns the exit code."""
     options = _parse(argv)
     try:
-        overrides = dict(_assignment(text) for text in options.set)
+        overrides = dict(assignment(text) for text in options.set)
         run = Study(options.profile, _seed(options.seed), overrides, _again(options))
         chosen = choose(notebooks, options.nb if options.verb == "run" else None)
         for path in chosen:
@@ -71,7 +71,7 @@ def _seed(text: str) -> Any:
     return int(text) if text.isdecimal() else text
 
 
-def _assignment(text: str) -> tuple[str, Any]:
+def assignment(text: str) -> tuple[str, Any]:
     """'fwkd.steps=10' -> ("fwkd.steps", 10); a value that is no JSON is a text."""
     key, equals, value = text.partition("=")
     if not equals:

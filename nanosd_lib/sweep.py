@@ -3,6 +3,7 @@ of mean, spread and interval for each row of the ledger.
 
     make sweep SEEDS="0 1 2" PROFILE=mini WORKERS=2
     make sweep GRID=grid.yaml        # {profile: [mini], seed: [0, 1], fwkd.steps: [80, 160]}
+    make sweep SEEDS="0 1 2" WORKERS=3 SLURM="slurm_partition=gpu gpus_per_node=1"
 """
 
 from __future__ import annotations
@@ -226,6 +227,11 @@ def write(points: list[dict[str, Any]], ended: list[jobs.Ended]) -> pd.DataFrame
     return status
 
 
+def _parameters(text: str) -> dict[str, Any]:
+    """'1' -> {}; 'gpus_per_node=1 slurm_partition=gpu' -> what submitit is told."""
+    return dict(runner.assignment(word) for word in text.split() if word != "1")
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m nanosd_lib.sweep", description=__doc__)
     parser.add_argument("verb", nargs="?", choices=("run", "status"), default="run")
@@ -233,7 +239,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seeds", default="0")
     parser.add_argument("--grid", type=Path)
     parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--slurm", action="store_true")
+    parser.add_argument("--slurm", nargs="?", const="1", help="'slurm_partition=gpu ...', or 1")
     options = parser.parse_args(argv)
     try:
         seeds = [int(s) for s in options.seeds.split()]
@@ -243,7 +249,8 @@ def main(argv: list[str] | None = None) -> int:
             print(status.to_string(index=False))
             return 0
         how = "slurm" if options.slurm else "pool" if options.workers > 1 else "here"
-        ended = jobs.run(jobs_of(points), how, options.workers)
+        cluster = _parameters(options.slurm or "")
+        ended = jobs.run(jobs_of(points), how, options.workers, cluster=cluster)
         status = write(points, ended)
     except (ValueError, OSError, RuntimeError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)

@@ -159,8 +159,13 @@ def trial(folder: Path) -> None:
     assert [e.artifact is None for e in ended] == [False] * 4 + [True], ended
     print(f"a job array of {len(echo)}: four artifacts, and {ended[-1].error}", flush=True)
 
+    with contextlib.suppress(ValueError):
+        jobs.run(echo, "slurm", 2, folder / "logs", {"gpu": 1})
+        raise AssertionError("a parameter that submitit does not know must be refused")
+
     os.environ |= {"NANOSD_RESULTS": str(folder / "results"), "HF_HUB_OFFLINE": "1"}
-    words = ["--profile", "smoke", "--seeds", "0 1", "--workers", "2", "--slurm"]
+    words = ["--profile", "smoke", "--seeds", "0 1", "--workers", "2"]
+    words += ["--slurm", "slurm_partition=main"]
     killer = threading.Thread(target=_kill_one, args=(folder / "results",), daemon=True)
     killer.start()
     code = sweep.main(words)

@@ -11,6 +11,7 @@ import textwrap
 import time
 
 import chaos
+import pandas as pd
 import pytest
 
 from nanosd_lib import artifacts, layout, provenance, stages, store, sweep
@@ -138,3 +139,11 @@ def test_studies_side_by_side_share_the_cores(monkeypatch):
     assert layout.threads(2) == 2
     monkeypatch.setenv("NANOSD_THREADS", "none")
     assert layout.threads(2) == 2
+
+
+def test_the_table_of_the_last_full_attack():
+    """`make chaos` leaves it; the committed one has nothing lost and everything survived."""
+    table = pd.read_csv(provenance.ROOT / "results" / "reference" / "chaos.csv")
+    assert list(table.columns) == chaos.COLUMNS and len(table) >= 6
+    assert table.lost.eq(0).all() and table.survived.eq(table.tried).all()
+    assert table.tried.sum() >= 40

@@ -159,13 +159,21 @@ def test_the_command_itself_runs_its_jobs(tmp_path):
     code = (
         "import runpy, sys; from nanosd_lib import jobs;"
         "ended = lambda job: print(job.function) or jobs.Ended(job, None, 'x');"
-        "jobs.run = lambda asked, how, n: [ended(asked[0])];"
+        "jobs.run = lambda asked, how, n, **more: [ended(asked[0])];"
         "sys.argv = ['sweep', '--profile', 'smoke'];"
         "runpy.run_module('nanosd_lib.sweep', run_name='__main__')"
     )
     env = os.environ | {"NANOSD_RESULTS": str(tmp_path), "PYTHONPATH": str(layout.ROOT)}
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
     assert "nanosd_lib.sweep:study" in done.stdout and done.returncode == 1, done.stderr
+
+
+def test_what_a_cluster_is_asked_for():
+    assert sweep._parameters("1") == sweep._parameters("") == {}
+    asked = sweep._parameters("slurm_partition=gpu gpus_per_node=1")
+    assert asked == {"slurm_partition": "gpu", "gpus_per_node": 1}
+    with pytest.raises(ValueError, match="'gpu' is refused: key=value is wanted"):
+        sweep._parameters("gpu")
 
 
 def test_a_finished_job_is_found_without_being_computed(tmp_path):
