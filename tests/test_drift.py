@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from nanosd_lib import drift
+from nanosd_lib.provenance import ROOT
 
 
 @pytest.mark.parametrize(
@@ -77,3 +78,13 @@ def test_notebooks_are_compared_without_times_and_progress(tmp_path):
         book(tmp_path / name / "notebooks", seconds, value)
     assert drift.notebooks(tmp_path / "one", tmp_path / "two") == {"00.ipynb": True}
     assert drift.notebooks(tmp_path / "one", tmp_path / "three") == {"00.ipynb": False}
+
+
+def test_the_last_report_labels_every_number_and_moves_no_verdict():
+    """`make drift` leaves it: the ledger with one thread beside the ledger with two."""
+    table = pd.read_csv(ROOT / "results" / "reference" / "drift.csv")
+    measured = table[table.one.notna() | table.two.notna()]
+    assert len(measured) > 50 and set(measured.label) == set(drift.LABELS)
+    equal = measured.label == "bit-equal"
+    assert measured.one[equal].equals(measured.two[equal]) and equal.mean() > 0.5
+    assert not table.verdicts.str.contains(" / ", na=False).any()
