@@ -168,13 +168,12 @@ def test_outputs_are_capped(tmp_path, monkeypatch):
     assert "outputs beyond" in book.cells[-2].outputs[-1].text
 
 
-def test_long_lines_without_spaces_take_no_time():
+def test_long_lines_without_spaces_end():
+    """Squared in their length they would take hours."""
     output = nbformat.v4.new_output("stream", name="stdout", text="x" * 5_000_000)
-    began = time.monotonic()
     assert engine._anonymous(output).text == "x" * 5_000_000
     warning = nbformat.v4.new_output("stream", text="/a/b/ipykernel_7/12.py:3: Warning\n")
     assert engine._anonymous(warning).text == "<cell>:3: Warning\n"
-    assert time.monotonic() - began < 5
 
 
 def test_many_at_once_do_not_collide(tmp_path):
