@@ -101,17 +101,14 @@ def notebooks(one: Path, two: Path) -> dict[str, bool]:
     return {n: scrubbed(one / "notebooks" / n) == scrubbed(two / "notebooks" / n) for n in names}
 
 
-def study(results: Path, device: Path, *more: str, nb: str = "") -> Path:
+def study(results: Path, device: Path, *more: str) -> Path:
     """A smoke run from scratch in `results`, with the machine's measurements in `device`; its
-    folder. `nb` runs one notebook, on what is there. RuntimeError with the last lines where it
-    fails.
+    folder. RuntimeError with the last lines where it fails.
     """
-    if not nb:
-        shutil.rmtree(results, ignore_errors=True)
-    verb = ["run", "--nb", nb] if nb else ["reproduce"]
+    shutil.rmtree(results, ignore_errors=True)
     env = os.environ | {"NANOSD_RESULTS": str(results), "NANOSD_DEVICE": str(device)}
     env |= {"NANOSD_STORE": str(results / "store"), "HF_HUB_OFFLINE": "1"}
-    words = [sys.executable, "-m", "nanosd_lib.runner", *verb, "--profile", "smoke", *more]
+    words = [sys.executable, "-m", "nanosd_lib.runner", "reproduce", "--profile", "smoke", *more]
     done = subprocess.run(words, cwd=ROOT, env=env, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"{' '.join(words[2:])}: {(done.stdout + done.stderr)[-2000:]}")
