@@ -59,7 +59,7 @@ reproduce: $(STAMP)  ## execute every notebook: PROFILE=mini SEED=0
 run: $(STAMP)  ## execute one notebook: NB=03 PROFILE=mini
 	@$(RUN) run --nb '$(NB)' $(CHOICE)
 
-hardware: $(STAMP)  ## profile SD 1.5's stages and networks on this machine (an hour, 35 GB of disk)
+hardware: $(STAMP)  ## profile SD 1.5's stages, networks and pipeline here (an hour, 35 GB of disk)
 	@$(BIN)/python -m nanosd_lib.hardware
 
 sweep: $(STAMP)  ## many studies and their spread: SEEDS="0 1 2" WORKERS=2 GRID=grid.yaml SLURM=1

@@ -19,12 +19,13 @@ SEEDS = {"train": 101, "heldout": 202, "prompts": 303}  # never the seed the tea
 @dataclass(frozen=True)
 class Latents:
     """Scaled latents (N, 4, h, w), text embeddings (N, T, D), and the embedding of the empty prompt
-    (1, T, D).
+    (1, T, D); `own` are a student VAE's latents of the same pictures, where there is one.
     """
 
     z: Tensor
     text: Tensor
     empty: Tensor
+    own: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.z)
@@ -99,7 +100,8 @@ def prompts(n: int, seed: int, objects: int | None = None) -> list[str]:
 def noisy(
     data: Latents, scheduler, batch: int, g: torch.Generator, drop: float = 0.1
 ) -> dict[str, Tensor]:
-    """One diffusion batch: x_t, t uniform in the schedule, text (10 % empty) and the noise.
+    """One diffusion batch: x_t, t uniform in the schedule, text (10 % empty) and the noise; `own`
+    is x_t of the student VAE's latents under the same noise, where there is one.
 
     The paper does not say which timesteps FwKD sees; uniform is the diffusion loss's own choice.
     """
@@ -107,14 +109,13 @@ def noisy(
     t = torch.randint(scheduler.config.num_train_timesteps, (batch,), generator=g)
     noise = torch.randn(batch, *data.z.shape[1:], generator=g)
     empty = torch.rand(batch, 1, 1, generator=g) < drop
-    z, device = data.z[i].cpu(), data.z.device
+    device, dtype = data.z.device, data.z.dtype
     # from the schedule itself: a sampler's own add_noise depends on the steps it was last set to
     a = scheduler.alphas_cumprod.cpu()[t].float()[:, None, None, None]
-    x = a.sqrt() * z.float() + (1 - a).sqrt() * noise
     text = torch.where(empty.to(device), data.empty, data.text[i])
-    return {
-        "x": x.to(device, data.z.dtype),
-        "t": t.to(device),
-        "text": text,
-        "noise": noise.to(device, data.z.dtype),
-    }
+    made = {"t": t.to(device), "text": text, "noise": noise.to(device, dtype)}
+    for name, z in (("x", data.z), ("own", data.own)):
+        if z is not None:
+            x = a.sqrt() * z[i].cpu().float() + (1 - a).sqrt() * noise
+            made[name] = x.to(device, dtype)
+    return made

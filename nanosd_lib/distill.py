@@ -239,8 +239,8 @@ def align(
     """Short end-to-end training, ||U_S(a z + s eps, t, c) - U_T(a z + s eps, t, c)||^2 (paper, step
     5), in place.
 
-    The student trains in float32, under autocast for a teacher in bfloat16. Both networks read the
-    teacher VAE's latents; the slim VAE's come with notebook 04.
+    The student trains in float32, under autocast for a teacher in bfloat16. Where the batch has the
+    slim VAE's latents (`own`), the student reads those and the teacher its own VAE's (z_S, z_T).
     """
 
     def loss_of(g: torch.Generator) -> Tensor:
@@ -248,7 +248,8 @@ def align(
         with torch.no_grad():
             want = teacher(b["x"], b["t"], encoder_hidden_states=b["text"]).sample
         with mixed(teacher):
-            got = student(b["x"], b["t"], encoder_hidden_states=b["text"]).sample
+            own = b.get("own", b["x"])
+            got = student(own, b["t"], encoder_hidden_states=b["text"]).sample
         return (got.float() - want.float()).pow(2).mean()
 
     student.float().train()

@@ -33,15 +33,17 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from nanosd_lib import (
     arch,
     artifacts,
+    builders,
+    codesign,
     cost,
     data,
     distill,
     evaluate,
-    hardware,
     layout,
     profiles,
     quality,
     sensitivity,
+    vae,
     work,
 )
 from nanosd_lib.arch import NANOSD
@@ -75,7 +77,7 @@ class Step:
 def configs(profile: profiles.Profile) -> dict[str, dict]:
     """Configurations of U-Net, VAE and text encoder: SD 1.5's own, or those of a local teacher."""
     if not profile.teacher.local:
-        return {"unet": cost.SD15, "vae": hardware.VAE, "clip": hardware.CLIP}
+        return {"unet": cost.SD15, "vae": builders.VAE, "clip": builders.CLIP}
     folder = ROOT / profile.teacher.path
     return {
         "unet": UNet2DConditionModel.load_config(folder / "unet"),
@@ -137,6 +139,16 @@ class DryStudy:
         self.made["reference"] = evaluate.reference(self.pipe, 2, **self.judged)
         return self.made["reference"]
 
+    def vae_moments(self) -> dict:
+        self.made["moments"] = vae.moments(self.pipe, 1, 1, self.profile.vae.size, 0)
+        return self.made["moments"]
+
+    def vae_student(self) -> dict:
+        v, taught = self.profile.vae, self.made["moments"]["moments"]
+        judge = "mini-attributes"  # the published backbone may not be here
+        how = dict(teacher=self.pipe.vae, taught=taught, size=v.size, scratch=self.scratch / "vae")
+        return vae.distil("slim", 1, 2, v.lr, v.weights, judge, 0, **how)
+
     @property
     def features(self) -> torch.Tensor:
         return self.made["reference"]["features"]["teacher"]
@@ -177,13 +189,18 @@ class DryStudy:
         networks = (
             b.initial + 2 * 3 * b.evaluations
         )  # two problems; random search has twice as many
-        family = len(NANOSD) + 2  # and the two that the searches found
+        family = len(NANOSD) + 2 + 2  # the two that the searches found, N2 twice in notebook 04
         train, held = f.scenes * 9 / 8, f.heldout * 5 / 4
         shots, samples = p.sensitivity.images, f.steps * f.batch
         # all thirty; and twice about a sixth of them (less data, E3's own target)
         taught = w.teaching(samples) + 2 * samples * (w.unet + 3 * w.students / 6)
         aligned = g.align_steps * g.align_batch * (w.unet + 3 * w.mean)
         both = w.encode + w.decode
+        v = p.vae
+        area = (v.size / data.side(pipe)) ** 2
+        counted = codesign.vae_costs(pipe.vae, v.size)
+        slim = 3 * 2e9 * counted[counted.model == "slim"].gmac.sum()  # a pass and a gradient
+        learned = (v.seeds + 1) * v.steps + 5 * v.ablation_steps  # one is AutoencoderTiny
         errors = 2 * w.unet  # a teacher's and a student's pass over one noisy latent
         return [
             Step("check-vae", "00", lambda: evaluate.check_vae(pipe, 2, 0),
@@ -205,6 +222,11 @@ class DryStudy:
                  variants * (w.images(shots, s) + p.sensitivity.pairs * errors)),
             Step("fwkd", "03", self.teach, 3 * w.unet + 5 * w.student, taught,
                  w.files),
+            Step("vae-moments", "04", self.vae_moments,
+                 2 * w.encode * area, (v.scenes + v.crops) * w.encode * area,
+                 (v.scenes + v.crops) / 2),
+            Step("vae-student", "04", self.vae_student, 2 * slim, learned * v.batch * slim,
+                 v.seeds + 1 + 5),
             Step("search", "05", self.judge,
                  w.images(2, 1, w.n2), networks * w.images(b.images, s, w.mean), networks),
             Step("align", "06", self.align, w.images(2, 1, w.n2) + w.unet + 3 * w.n2,

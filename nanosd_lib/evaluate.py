@@ -36,21 +36,20 @@ def reconstruct(pipe: StableDiffusionPipeline, x: Tensor, batch: int = 64) -> Te
     return torch.cat(parts).clamp(-1, 1)
 
 
+def heldout_pictures(pipe: StableDiffusionPipeline, n: int, seed: int) -> dict[str, Tensor]:
+    """n held-out scenes and n crops of held-out photographs, at the size the teacher works at."""
+    where = data.SEEDS["heldout"] + 1000 * seed
+    scenes, crops = miniworld.render(miniworld.sample(n, where))[0], miniworld.crops
+    kinds = {"held-out scenes": scenes, "held-out photographs": crops("heldout", n, where)[0]}
+    return {k: quality.sized(x, data.side(pipe)) for k, x in kinds.items()}
+
+
 def check_vae(pipe: StableDiffusionPipeline, n: int, seed: int) -> dict:
     """PSNR of reconstructions of n held-out scenes and n crops of held-out photographs; 8 examples
     of each.
     """
-    kinds = {
-        "held-out scenes": miniworld.render(
-            miniworld.sample(n, data.SEEDS["heldout"] + 1000 * seed)
-        )[0],
-        "held-out photographs": miniworld.crops("heldout", n, data.SEEDS["heldout"] + 1000 * seed)[
-            0
-        ],
-    }
     rows, examples = [], {}
-    for kind, x in kinds.items():
-        x = quality.sized(x, data.side(pipe))
+    for kind, x in heldout_pictures(pipe, n, seed).items():
         y = reconstruct(pipe, x, 64 if x.shape[-1] <= 64 else 1)
         p = quality.psnr(x, y)
         rows.append((kind, n, float(p.mean()), float(p.std()), float(p.min())))
@@ -101,7 +100,7 @@ def check_frechet(
     made = {
         "teacher samples": drawn(pipe),
         "held-out renders (floor)": two,
-        "untrained network (ceiling)": drawn(quality.with_unet(pipe, untrained)),
+        "untrained network (ceiling)": drawn(quality.with_parts(pipe, unet=untrained)),
     }
     rows = [(k, n, quality.frechet(f, one)) for k, f in made.items()]
     return {"table": pd.DataFrame(rows, columns=["pictures", "n", "frechet"])}
@@ -184,7 +183,7 @@ def score(
     n = len(teacher_features)
     protocol = _protocol(n, steps, guidance, seed, features)
     f, pictures = quality.looked_at(
-        quality.with_unet(pipe, unet), data.prompts(n, seed), protocol, batch, "student", keep
+        quality.with_parts(pipe, unet=unet), data.prompts(n, seed), protocol, batch, "student", keep
     )
     return {
         "tafid": quality.frechet(f, teacher_features),

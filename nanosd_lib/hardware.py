@@ -17,18 +17,16 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
-from torch import Tensor, nn
+from torch import nn
 from tqdm.auto import tqdm
 
-from nanosd_lib import backends, cost, layout, roofline, surgery
-from nanosd_lib.arch import ABLATION, BASE, CHOICES, NANOSD, STAGES, Arch
+from nanosd_lib import backends, builders, cost, layout, roofline
+from nanosd_lib.arch import BASE, Arch
 from nanosd_lib.backends import Backend, Builder
 from nanosd_lib.provenance import (
     MACHINERY,
@@ -42,127 +40,6 @@ from nanosd_lib.provenance import (
 )
 
 TABLES = ("stages", "networks", "rest", "traces", "memory")
-NETWORKS = NANOSD | {"N1 + E4, M, D4": ABLATION, "six originals": Arch(**BASE)}
-VAE = dict(  # Stable Diffusion 1.5's autoencoder, as its public configuration states it
-    block_out_channels=(128, 256, 512, 512),
-    down_block_types=("DownEncoderBlock2D",) * 4,
-    up_block_types=("UpDecoderBlock2D",) * 4,
-    layers_per_block=2,
-    latent_channels=4,
-    sample_size=512,
-)
-CLIP = dict(  # its text encoder, CLIP ViT-L/14
-    vocab_size=49408,
-    hidden_size=768,
-    intermediate_size=3072,
-    num_hidden_layers=12,
-    num_attention_heads=12,
-    max_position_embeddings=77,
-    projection_dim=768,
-    hidden_act="quick_gelu",
-)
-
-
-# --------------------------------------------------------------------------------------------- rows
-
-
-class Teachers:
-    """One random U-Net for each (dtype, device): every row borrows its tensors."""
-
-    def __init__(self, config: dict[str, Any], tokens: int = cost.TOKENS) -> None:
-        self.config, self.tokens = config, tokens
-        self._made: dict[tuple, UNet2DConditionModel] = {}
-
-    def __call__(self, dtype: torch.dtype, device: str) -> UNet2DConditionModel:
-        key = dtype, device
-        if key not in self._made:
-            torch.manual_seed(0)
-            net = UNet2DConditionModel(**self.config)
-            self._made[key] = net.to(device, dtype).eval().requires_grad_(False)
-        return self._made[key]
-
-
-class Rest(nn.Module):
-    """What every network has besides its stages: time embedding, first and last convolution."""
-
-    def __init__(self, unet: UNet2DConditionModel) -> None:
-        super().__init__()
-        self.embed, self.first, self.last = unet.time_embedding, unet.conv_in, unet.conv_out
-        self.time, self.norm, self.act = unet.time_proj, unet.conv_norm_out, unet.conv_act
-
-    def forward(self, sample: Tensor, timestep: Tensor, hidden_states: Tensor):
-        temb = self.embed(self.time(timestep).to(sample.dtype))
-        return self.last(self.act(self.norm(hidden_states))), (self.first(sample), temb)
-
-
-class Deep(nn.Module):
-    """E4, M and D4, with E3's downsampler and D4's upsampler, which go with them."""
-
-    def __init__(self, unet: surgery.NanoUNet) -> None:
-        super().__init__()
-        self.down = unet.stage("E3").downsamplers[0]
-        self.e4, self.mid, self.d4 = unet.stage("E4"), unet.mid_block, unet.stage("D4")
-
-    def forward(self, hidden_states: Tensor, temb: Tensor, encoder_hidden_states: Tensor):
-        entry = self.down(hidden_states)
-        x, (first, last, *_) = self.e4(entry, temb, encoder_hidden_states)
-        x = self.mid(x, temb, encoder_hidden_states=encoder_hidden_states)
-        return self.d4(x, (entry, first, last), temb, encoder_hidden_states)
-
-
-def rows(teachers: Teachers, networks: dict[str, Arch] = NETWORKS) -> dict[str, Builder]:
-    """Name -> builder of (network, inputs): the 36 stages "E1:RA", "rest", "deep", and networks
-    "net:N2".
-    """
-    found: dict[str, Builder] = {}
-    for stage in STAGES:
-        for code in CHOICES[stage]:
-            found[f"{stage}:{code}"] = _stage_builder(teachers, stage, code)
-    found["rest"] = _rest_builder(teachers)
-    found["deep"] = _deep_builder(teachers)
-    for name, a in networks.items():
-        found[f"net:{name}"] = _network_builder(teachers, a)
-    return found
-
-
-def _stage_builder(teachers: Teachers, stage: str, code: str) -> Builder:
-    def build(dtype: torch.dtype, device: str) -> tuple[nn.Module, dict]:
-        teacher = teachers(dtype, device)
-        net = surgery.borrow(Arch(**(BASE | {stage: code})), teacher).stage(stage)
-        return net, cost.stage_inputs(teacher, stage, 1, teachers.tokens, device)
-
-    return build
-
-
-def _rest_builder(teachers: Teachers) -> Builder:
-    def build(dtype: torch.dtype, device: str) -> tuple[nn.Module, dict]:
-        teacher = teachers(dtype, device)
-        inputs = cost.network_inputs(teacher, 1, teachers.tokens)
-        inputs.pop("encoder_hidden_states")
-        w, size = teacher.config.block_out_channels[0], teacher.config.sample_size
-        g = torch.Generator().manual_seed(1)
-        hidden = torch.randn(1, w, size, size, generator=g).to(inputs["sample"])
-        return Rest(teacher), inputs | {"hidden_states": hidden}
-
-    return build
-
-
-def _deep_builder(teachers: Teachers) -> Builder:
-    def build(dtype: torch.dtype, device: str) -> tuple[nn.Module, dict]:
-        teacher = teachers(dtype, device)
-        inputs = cost.stage_inputs(teacher, "D3", 1, teachers.tokens, device)
-        inputs.pop("res_hidden_states_tuple")
-        return Deep(surgery.borrow(NANOSD["SD1.5"], teacher)), inputs
-
-    return build
-
-
-def _network_builder(teachers: Teachers, a: Arch) -> Builder:
-    def build(dtype: torch.dtype, device: str) -> tuple[nn.Module, dict]:
-        teacher = teachers(dtype, device)
-        return surgery.borrow(a, teacher), cost.network_inputs(teacher, 1, teachers.tokens)
-
-    return build
 
 
 # ---------------------------------------------------------------------------------------- measuring
@@ -233,41 +110,27 @@ def traces(found: dict[str, Builder], constants: roofline.Machine) -> pd.DataFra
     )
 
 
-def components(config: dict[str, Any], vae: dict, clip: dict) -> Iterator[tuple[str, Callable]]:
-    """Name and builder of a pipeline's parts with random weights, each with the inputs of one
-    tile: text encoder, VAE encoder, U-Net, VAE decoder.
+def pipeline(
+    names: tuple[str, ...], rounds: int, work: Path, out: Path, parts: tuple[dict, ...] = ()
+) -> None:
+    """Latency of every part of a pipeline over one tile: `pipeline.csv` (component, model, backend,
+    ms_median, ms_low, ms_high, rounds) and its protocol, to `out`.
     """
-    from transformers import CLIPTextConfig, CLIPTextModel
-
-    def autoencoder(part: str) -> Builder:
-        def build(dtype: torch.dtype, device: str) -> tuple[nn.Module, dict]:
-            torch.manual_seed(0)
-            net = AutoencoderKL(**vae).to(device, dtype).eval()
-            side = vae["sample_size"] >> (
-                0 if part == "encoder" else len(vae["block_out_channels"]) - 1
-            )
-            x = torch.randn(1, 3 if part == "encoder" else vae["latent_channels"], side, side)
-            parts = (net.encoder, net.quant_conv), (net.post_quant_conv, net.decoder)
-            module = nn.Sequential(*parts[part == "decoder"])
-            return module, {"input": x.to(device, dtype)}
-
-        return build
-
-    def text(dtype: torch.dtype, device: str) -> tuple[nn.Module, dict]:
-        torch.manual_seed(0)
-        net = CLIPTextModel(CLIPTextConfig(**clip)).to(device, dtype).eval()
-        return net, {"input_ids": torch.zeros(1, clip["max_position_embeddings"], dtype=torch.long)}
-
-    yield "text encoder", text
-    yield "VAE encoder", autoencoder("encoder")
-    yield (
-        "U-Net",
-        _network_builder(Teachers(config, clip["max_position_embeddings"]), NANOSD["SD1.5"]),
-    )
-    yield "VAE decoder", autoencoder("decoder")
+    found = {"|".join(k): b for k, b in builders.components(*parts).items()}
+    chosen, folder = backends.choose(names), work / "pipeline"
+    folder.mkdir(parents=True, exist_ok=True)
+    convert(found, chosen, folder)
+    table = profile(found, chosen, rounds, folder)
+    table[["component", "model"]] = table.row.str.split("|", expand=True)
+    text = table.drop(columns="row").to_csv(index=False, float_format="%.6g")
+    layout.write_atomic(out / "pipeline.csv", text.encode())
+    said = json.dumps(_protocol(names, rounds), indent=1) + "\n"
+    layout.write_atomic(out / "pipeline.json", said.encode())
 
 
-def memory(config: dict = cost.SD15, vae: dict = VAE, clip: dict = CLIP) -> pd.DataFrame:
+def memory(
+    config: dict = cost.SD15, vae: dict = builders.VAE, clip: dict = builders.CLIP
+) -> pd.DataFrame:
     """component, format, weights_mb, peak_activation_mb, basis: SD 1.5's parts over one tile.
 
     Weights are packed in each format and their bytes counted. Activations of fp32 and fp16 (run in
@@ -275,7 +138,12 @@ def memory(config: dict = cost.SD15, vae: dict = VAE, clip: dict = CLIP) -> pd.D
     element of the recorded peak; int4 is weight-only, so its activations are fp16's.
     """
     table = []
-    for name, build in tqdm(list(components(config, vae, clip)), desc="memory"):
+    parts = {
+        k: b
+        for (k, model), b in builders.components(config, vae, clip).items()
+        if model == "teacher"
+    }
+    for name, build in tqdm(parts.items(), desc="memory"):
         peak = {}
         for dtype in (torch.float32, torch.bfloat16):
             net, inputs = build(dtype, "cpu")
@@ -332,15 +200,15 @@ def measure(
     work: Path,
     out: Path,
     config: dict = cost.SD15,
-    networks: dict[str, Arch] = NETWORKS,
-    parts: tuple[dict, dict] = (VAE, CLIP),
+    networks: dict[str, Arch] = builders.NETWORKS,
+    parts: tuple[dict, dict] = (builders.VAE, builders.CLIP),
     tokens: int = cost.TOKENS,
 ) -> None:
     """Convert, quantise, profile, record; write the tables and the protocol to `out`."""
     chosen = backends.choose(names)
     work.mkdir(parents=True, exist_ok=True)
     constants = roofline.measure_machine()
-    found = rows(Teachers(config, tokens), networks)
+    found = builders.rows(builders.Teachers(config, tokens), networks)
     convert(found, chosen, work)
     timed = profile(found, chosen, rounds, work)
     seen, parts_table = traces(found, constants), memory(config, *parts)
@@ -355,7 +223,19 @@ def measure(
         "traces": seen,
         "memory": parts_table,
     }
-    protocol = {
+    protocol = _protocol(names, rounds) | {
+        "gflops": constants.flops / 1e9,
+        "bandwidth_gb": constants.bandwidth / 1e9,
+    }
+    for name, table in tables.items():
+        text = table.to_csv(index=False, float_format="%.6g")
+        layout.write_atomic(out / f"{name}.csv", text.encode())
+    layout.write_atomic(out / "protocol.json", (json.dumps(protocol, indent=1) + "\n").encode())
+
+
+def _protocol(names: tuple[str, ...], rounds: int) -> dict[str, Any]:
+    """Machine, code and manner of a measurement."""
+    return {
         "machine": machine(),
         "threads": torch.get_num_threads(),
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
@@ -366,13 +246,7 @@ def measure(
         "timing": "one warm-up and one timed call a round, rows and backends in turns; quartiles",
         "batch": 1,
         "weights": "random",
-        "gflops": constants.flops / 1e9,
-        "bandwidth_gb": constants.bandwidth / 1e9,
     }
-    for name, table in tables.items():
-        text = table.to_csv(index=False, float_format="%.6g")
-        layout.write_atomic(out / f"{name}.csv", text.encode())
-    layout.write_atomic(out / "protocol.json", (json.dumps(protocol, indent=1) + "\n").encode())
 
 
 def read(device: str = "cpu") -> dict[str, Any]:
@@ -380,12 +254,23 @@ def read(device: str = "cpu") -> dict[str, Any]:
 
     FileNotFoundError names the verb where there are none; "where" says whose they are.
     """
+    folder = _measured(device, "protocol.json")
+    found = {name: pd.read_csv(folder / f"{name}.csv") for name in TABLES}
+    protocol = json.loads((folder / "protocol.json").read_text())
+    return found | {"protocol": protocol, "where": layout.shown(folder)}
+
+
+def read_pipeline(device: str = "cpu") -> tuple[pd.DataFrame, dict[str, Any]]:
+    """`pipeline.csv` and its protocol, found as `read` finds the rest."""
+    folder = _measured(device, "pipeline.json")
+    protocol = json.loads((folder / "pipeline.json").read_text())
+    return pd.read_csv(folder / "pipeline.csv"), protocol | {"where": layout.shown(folder)}
+
+
+def _measured(device: str, file: str) -> Path:
     for where in (layout.results_root() / "hardware", ROOT / "results" / "reference" / "hardware"):
-        folder = where / device
-        if (folder / "protocol.json").exists():
-            found = {name: pd.read_csv(folder / f"{name}.csv") for name in TABLES}
-            protocol = json.loads((folder / "protocol.json").read_text())
-            return found | {"protocol": protocol, "where": layout.shown(folder)}
+        if (where / device / file).exists():
+            return where / device
     raise layout.Missing(f"no hardware profile of {device!r}: measure one with `make hardware`")
 
 
@@ -449,7 +334,7 @@ def threads_of(wanted: int | None) -> int:
 
 def _code() -> dict[str, str]:
     """What decides a sample: the networks and how they are run."""
-    reached = source_closure({"nanosd_lib.backends", "nanosd_lib.surgery"})
+    reached = source_closure({"nanosd_lib.backends", "nanosd_lib.surgery", "nanosd_lib.vae"})
     return {m: h for m, h in reached.items() if m.split(".")[1] not in MACHINERY}
 
 
@@ -458,6 +343,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--backends", default=",".join(backends.CPU))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, help="default: one a core")
+    parser.add_argument("--only", choices=("networks", "pipeline"), help="default: both")
     parser.add_argument("--keep", action="store_true", help="keep the converted networks (30 GB)")
     options = parser.parse_args(argv)
     torch.set_num_threads(threads_of(options.threads))
@@ -469,7 +355,11 @@ def main(argv: list[str] | None = None) -> int:
         work = layout.store_root() / ".hardware" / f"{device}-{text_hash(canonical(same))[:12]}"
         held = sum(p.stat().st_size for p in work.rglob("*") if p.is_file())
         layout.check_space(work, 35e9 - held if device == "cpu" else 0, "the converted networks")
-        measure(names, options.rounds, work, layout.results_root() / "hardware" / device)
+        out = layout.results_root() / "hardware" / device
+        if options.only != "pipeline":
+            measure(names, options.rounds, work, out)
+        if options.only != "networks":
+            pipeline(names, options.rounds, work, out)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -19,6 +19,7 @@ NAMES = ("smoke", "mini", "sd15")
 Count = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(gt=0, le=1)]
 Rate = Annotated[float, Field(gt=0, lt=1)]
+Weight = Annotated[float, Field(ge=0)]
 
 
 class Strict(BaseModel):
@@ -71,6 +72,28 @@ class FwKD(Strict):
     data_fraction: Fraction  # of the scenes, for the comparison with all of them
 
 
+class VAE(Strict):
+    scenes: Count
+    crops: Count  # of photographs, trained on beside the scenes
+    size: Count  # pixels on a side in training
+    heldout: Annotated[int, Field(ge=2)]  # pictures of each kind that are never trained on
+    steps: Count  # of the slim student; others get as many multiply-adds
+    ablation_steps: Count
+    seeds: Count
+    batch: Annotated[int, Field(ge=2)]
+    lr: Rate
+    latent: Weight
+    kl: Weight
+    reconstruction: Weight
+    perceptual: Weight
+    judge: Literal["mini-attributes", "lpips-vgg"]  # backbone of the perceptual term and of LPIPS
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """The weight of each term of the loss."""
+        return self.model_dump(include={"latent", "kl", "reconstruction", "perceptual"})
+
+
 class Search(Strict):
     initial: Annotated[int, Field(ge=2)]
     evaluations: Count  # per problem
@@ -95,6 +118,7 @@ class Profile(Strict):
     cost: Cost
     sensitivity: Sensitivity
     fwkd: FwKD
+    vae: VAE
     search: Search
     family: Family
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
@@ -59,11 +59,9 @@ def load_teacher(
     return pipe
 
 
-def with_unet(pipe: StableDiffusionPipeline, unet: UNet2DConditionModel) -> StableDiffusionPipeline:
-    """The same pipeline around another U-Net; nothing is copied."""
-    other = StableDiffusionPipeline(
-        **(pipe.components | {"unet": unet}), requires_safety_checker=False
-    )
+def with_parts(pipe: StableDiffusionPipeline, **parts: nn.Module) -> StableDiffusionPipeline:
+    """The same pipeline around another U-Net (unet=), another VAE (vae=); nothing is copied."""
+    other = StableDiffusionPipeline(**(pipe.components | parts), requires_safety_checker=False)
     other.set_progress_bar_config(disable=True)
     return other
 
@@ -203,18 +201,64 @@ def classifier() -> AttributeClassifier:
     )
 
 
-@torch.no_grad()
-def perceptual(a: Tensor, b: Tensor) -> Tensor:
-    """LPIPS's construction (Zhang et al. 2018) over `mini-attributes`, without LPIPS's learned
-    weights: (N,).
+def lpips_over(backbone: str) -> nn.Module:
+    """LPIPS (Zhang et al. 2018) of the `lpips` package, frozen: pictures (N, 3, H, W) in [-1, 1]
+    twice -> (N, 1, 1, 1).
 
-    Unit-normalised activations after each convolution, squared differences, averaged over space,
-    summed over layers. Not LPIPS, and never called so.
+    "mini-attributes": over the classifier's activations and without LPIPS's learned weights (the
+    package's own baseline); never the plain name. "lpips-vgg": the published one, whose backbone
+    must be cached (FileNotFoundError otherwise).
     """
-    total, x, y = torch.zeros(len(a)), a, b
-    for layer in classifier().body:
-        x, y = layer(x), layer(y)
-        if isinstance(layer, torch.nn.SiLU):
-            u, v = (torch.nn.functional.normalize(h, dim=1) for h in (x, y))
-            total += (u - v).pow(2).sum(1).mean((1, 2))
-    return total
+    import lpips
+
+    if backbone == "lpips-vgg":
+        cached = Path(torch.hub.get_dir()) / "checkpoints" / "vgg16-397923af.pth"
+        if not cached.exists():
+            raise FileNotFoundError(
+                "perceptual lpips-vgg: torchvision's VGG-16 weights are not cached;"
+                " run lpips once online, or use mini-attributes"
+            )
+        return lpips.LPIPS(net="vgg", verbose=False).requires_grad_(False)
+    if backbone != "mini-attributes":
+        raise ValueError(f"perceptual {backbone!r}: use mini-attributes or lpips-vgg")
+
+    class Activations(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = classifier().body
+
+        def forward(self, x: Tensor) -> list[Tensor]:
+            seen = []
+            for layer in self.body:
+                x = layer(x)
+                if isinstance(layer, nn.SiLU):
+                    seen.append(x)
+            return seen
+
+    class OverClassifier(lpips.LPIPS):
+        def __init__(self) -> None:
+            nn.Module.__init__(self)  # its own would build a backbone that has to be downloaded
+            self.net, self.scaling_layer = Activations(), nn.Identity()
+            self.version, self.lpips, self.spatial = "0.1", False, False
+            self.L = sum(isinstance(layer, nn.SiLU) for layer in self.net.body)
+
+    return OverClassifier().eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def perceptual(a: Tensor, b: Tensor, backbone: str = "mini-attributes") -> Tensor:
+    """`lpips_over` of paired pictures (N, 3, H, W), a few at a time: (N,)."""
+    net, parts = lpips_over(backbone), zip(a.split(64), b.split(64), strict=True)
+    return torch.cat([net(x, y).flatten() for x, y in parts])
+
+
+def ssim(a: Tensor, b: Tensor) -> Tensor:
+    """Structural similarity of each pair of pictures (N, 3, H, W) in [-1, 1]: (N,), by
+    scikit-image, as in Wang et al. 2004 (Gaussian window, sigma 1.5).
+    """
+    from skimage.metrics import structural_similarity
+
+    how = dict(channel_axis=0, data_range=2, gaussian_weights=True, sigma=1.5)
+    how["use_sample_covariance"] = False
+    pairs = zip(a.numpy(), b.numpy(), strict=True)
+    return torch.tensor([structural_similarity(x, y, **how) for x, y in pairs])

@@ -5,6 +5,7 @@ inputs.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -209,19 +210,23 @@ def aligned(
     against: Artifact,
     taught: Artifact,
     draw: int = 0,
+    own: Artifact | None = None,
 ) -> Artifact:
-    """The network assembled, aligned for the profile's few steps, and scored again."""
+    """The network assembled, aligned for the profile's few steps, and scored again; where `own` are
+    the slim VAE's latents, the student learns to read those.
+    """
     g, train = run.profile.family, latents(run, pipe, "train")
+    read = data.of(train) if own is None else replace(data.of(train), own=own["latents"]["z"])
     how = {"align_steps": g.align_steps, "lr": g.align_lr, "train_batch": g.align_batch}
     return run.stage(
         "align",
         evaluate.align_arch,
         {"arch": text, **how, **sampling(run, draw)},
-        [run.teacher_key, against, taught, train],
+        [run.teacher_key, against, taught, train, *([own] if own else [])],
         quiet=True,
         pipe=pipe,
         surrogates=nets,
-        latents=data.of(train),
+        latents=read,
         teacher_features=against["features"]["teacher"],
     )
 
@@ -261,7 +266,7 @@ def prior(run: Run, pipe, weights: Artifact, model: str) -> tuple[pd.DataFrame, 
         rest = {
             "inputs": [run.teacher_key, *key],
             "quiet": True,
-            "pipe": quality.with_unet(pipe, net),
+            "pipe": quality.with_parts(pipe, unet=net),
         }
         asked = run.stage("prompts", evaluate.check_prompts, {"n": n, **how}, **rest)
         spread = run.stage("diversity", evaluate.diversity, {"n": 16, **how}, **rest)

@@ -24,7 +24,7 @@ import re
 from copy import copy as shallow
 
 import torch
-from diffusers import UNet2DConditionModel
+from diffusers import ModelMixin, UNet2DConditionModel
 from diffusers.configuration_utils import register_to_config
 from torch import nn
 
@@ -38,6 +38,8 @@ from nanosd_lib.blocks import (
     encoder,
     mid,
 )
+
+__all__ = ["ModelMixin", "NanoUNet"]  # pipelines look for ModelMixin beside a network of ours
 
 
 class NanoUNet(UNet2DConditionModel):

@@ -35,7 +35,7 @@ VERDICTS = {
 }
 
 
-def _subplots(*args, **kwargs) -> tuple[Figure, np.ndarray]:
+def subplots(*args, **kwargs) -> tuple[Figure, np.ndarray]:
     """As `plt.subplots`, but forgotten by pyplot, so that a notebook shows the figure once."""
     fig, axes = plt.subplots(*args, **kwargs)
     plt.close(fig)
@@ -47,22 +47,26 @@ def to_image(picture: Tensor) -> np.ndarray:
     return (picture.float().permute(1, 2, 0) / 2 + 0.5).clamp(0, 1).numpy()
 
 
-def grid(rows: dict[str, Tensor], titles: Sequence[str] = (), size: float = 1.05) -> Figure:
-    """One row of pictures (N, 3, H, W) for each name; `titles` stand above the first row."""
+def grid(
+    rows: dict[str, Tensor], titles: Sequence[str] = (), size: float = 1.05, margin: float = 1.3
+) -> Figure:
+    """One row of pictures (N, 3, H, W) for each name; `titles` stand above the first row, names in
+    a margin of so many inches.
+    """
     n = max(len(v) for v in rows.values())
     head = 0.16 + 0.108 * max((len(wrap(t)) for t in titles), default=0)  # inches
-    width, height = n * size + 1.3, len(rows) * size + head
-    fig, axes = _subplots(len(rows), n, figsize=(width, height), squeeze=False)
+    width, height = n * size + margin, len(rows) * size + head
+    fig, axes = subplots(len(rows), n, figsize=(width, height), squeeze=False)
     for (name, pictures), line in zip(rows.items(), axes, strict=True):
         for ax in line:
             ax.axis("off")
         for ax, picture in zip(line, pictures, strict=False):
             ax.imshow(to_image(picture), interpolation="nearest")
-        label = name if "\n" in name else "\n".join(wrap(name, 16))
+        label = name if "\n" in name else "\n".join(wrap(name, round(11 * margin)))
         line[0].text(-0.08, 0.5, label, transform=line[0].transAxes, ha="right", va="center")
     for ax, title in zip(axes[0], titles, strict=False):
         ax.set_title("\n".join(wrap(title)), fontsize=6)
-    fig.subplots_adjust(1.25 / width, 0.01, 0.995, 1 - head / height, 0.04, 0.04)
+    fig.subplots_adjust((margin - 0.05) / width, 0.01, 0.995, 1 - head / height, 0.04, 0.04)
     return fig
 
 
@@ -75,7 +79,7 @@ def wrap(text: str, width: int = 20) -> list[str]:
 
 def bars(table: pd.DataFrame, value: str, label: str, low: str = "", high: str = "") -> Figure:
     """Horizontal bars of a table with columns stage and code, one colour for each stage."""
-    fig, ax = _subplots(figsize=(7, 0.19 * len(table) + 0.8))
+    fig, ax = subplots(figsize=(7, 0.19 * len(table) + 0.8))
     y = np.arange(len(table))[::-1]
     names = table.stage + "  " + table.code
     ax.barh(y, table[value], color=[COLOURS.get(s, "#999999") for s in table.stage])
@@ -91,7 +95,7 @@ def bars(table: pd.DataFrame, value: str, label: str, low: str = "", high: str =
 def curves(table: pd.DataFrame, x: str, title: str = "") -> Figure:
     """Learning curves: one panel for each stage of the columns "E1:RA", ..., on a log scale."""
     stages = list(dict.fromkeys(c.split(":")[0] for c in table.columns if ":" in c))
-    fig, axes = _subplots(1, len(stages), figsize=(2.1 * len(stages), 3.2), sharey=True)
+    fig, axes = subplots(1, len(stages), figsize=(2.1 * len(stages), 3.2), sharey=True)
     for ax, stage in zip(np.atleast_1d(axes), stages, strict=True):
         for c in [c for c in table.columns if c.startswith(stage + ":")]:
             ax.plot(table[x], table[c], marker="o", ms=2.5, lw=1.2, label=c.split(":")[1])
@@ -116,7 +120,7 @@ def backends(table: pd.DataFrame, label: str) -> Figure:
     ms_median, ms_low, ms_high.
     """
     names = list(dict.fromkeys(table.name))
-    fig, ax = _subplots(figsize=(7.2, 0.19 * len(names) + 0.9))
+    fig, ax = subplots(figsize=(7.2, 0.19 * len(names) + 0.9))
     for kind, rows in table.groupby("backend", sort=False):
         y = [len(names) - names.index(n) for n in rows.name]
         spread = [rows.ms_median - rows.ms_low, rows.ms_high - rows.ms_median]
@@ -137,7 +141,7 @@ def backends(table: pd.DataFrame, label: str) -> Figure:
 
 def against_latency(features: pd.DataFrame, ms: pd.Series, columns: dict[str, str]) -> Figure:
     """Latency against each predictor, stages in colours: columns maps a column to its label."""
-    fig, axes = _subplots(1, len(columns), figsize=(2.9 * len(columns), 2.9), sharey=True)
+    fig, axes = subplots(1, len(columns), figsize=(2.9 * len(columns), 2.9), sharey=True)
     for ax, (column, label) in zip(axes, columns.items(), strict=True):
         for stage, rows in features.groupby(level="stage", sort=False):
             ax.scatter(rows[column], ms[rows.index], s=18, color=COLOURS[stage], label=stage)
@@ -153,7 +157,7 @@ def removal(table: pd.DataFrame) -> Figure:
     """What taking a stage away costs in tAFID against what it saves: removed, how,
     params_saved_share, ms_saved, tafid, floor.
     """
-    fig, axes = _subplots(1, 2, figsize=(9.4, 3.8), sharey=True)
+    fig, axes = subplots(1, 2, figsize=(9.4, 3.8), sharey=True)
     marks = {"removed": ("#c95d2e", "o"), "one R": ("#1b6ca8", "s")}
     for ax, column, label in (
         (axes[0], "params_saved_share", "share of the parameters saved"),
@@ -186,7 +190,7 @@ def memory(table: pd.DataFrame) -> Figure:
     peak_activation_mb.
     """
     parts = list(dict.fromkeys(table.component))
-    fig, axes = _subplots(1, len(parts), figsize=(2.4 * len(parts), 2.7), sharey=True)
+    fig, axes = subplots(1, len(parts), figsize=(2.4 * len(parts), 2.7), sharey=True)
     for ax, part in zip(axes, parts, strict=True):
         rows = table[table.component == part]
         ax.bar(rows.format, rows.weights_mb / 1e3, color="#1b6ca8", label="weights")
@@ -205,7 +209,7 @@ def scatter(
     table: pd.DataFrame, x: str, y: str, label: str = "", xlabel: str = "", ylabel: str = ""
 ) -> Figure:
     """Points of two columns, named by a third."""
-    fig, ax = _subplots(figsize=(4.6, 3.4))
+    fig, ax = subplots(figsize=(4.6, 3.4))
     ax.scatter(table[x], table[y], s=22, color="#1b6ca8")
     for _, row in table.iterrows() if label else ():
         ax.annotate(
@@ -226,7 +230,7 @@ def pareto(
     """
     marks = {"initial": ("#bbbbbb", "o"), "random": ("#888888", "x"), "EHVI": ("#c95d2e", "o")}
     marks["paper's family"] = ("#1b6ca8", "D")
-    fig, axes = _subplots(1, len(panels), figsize=(5 * len(panels), 3.8), sharey=True)
+    fig, axes = subplots(1, len(panels), figsize=(5 * len(panels), 3.8), sharey=True)
     for ax, (label, (table, cost)) in zip(np.atleast_1d(axes), panels.items(), strict=True):
         for group, rows in table.groupby("group", sort=False):
             colour, marker = marks.get(group, ("black", "."))
@@ -258,7 +262,7 @@ def pareto(
 def hypervolumes(table: pd.DataFrame) -> Figure:
     """Hypervolume against evaluations, by direction: direction, order, EHVI, random, random_std."""
     groups = list(table.groupby("direction"))
-    fig, axes = _subplots(1, len(groups), figsize=(4.4 * len(groups), 3))
+    fig, axes = subplots(1, len(groups), figsize=(4.4 * len(groups), 3))
     for ax, (direction, rows) in zip(np.atleast_1d(axes), groups, strict=True):
         ax.plot(rows.order, rows["EHVI"], color="#c95d2e", label="EHVI")
         ax.plot(rows.order, rows["random"], color="#888888", label="random, mean")
@@ -280,7 +284,7 @@ def _plain(ax: plt.Axes) -> None:
 
 def before_after(table: pd.DataFrame) -> Figure:
     """tAFID against latency, an arrow from each assembled network to its aligned self."""
-    fig, ax = _subplots(figsize=(7, 4))
+    fig, ax = subplots(figsize=(7, 4))
     ax.scatter(table.latency_ms, table.tafid_assembled, c="#bbbbbb", label="assembled")
     ax.scatter(table.latency_ms, table.tafid_aligned, c="#c95d2e", label="aligned")
     for r in table.itertuples():
@@ -332,7 +336,7 @@ def verdict_bars(ledger: pd.DataFrame) -> Figure:
     counts = counts.reindex(columns=[v for v in VERDICTS if v in counts])
     strong = ["#4f9d5b", "#8cc793", "#e8a04c", "#d4665b", "#c4c4c4"]
     palette = dict(zip(VERDICTS, strong, strict=True))
-    fig, ax = _subplots(figsize=(7, 0.32 * len(counts) + 1))
+    fig, ax = subplots(figsize=(7, 0.32 * len(counts) + 1))
     left = np.zeros(len(counts))
     for verdict in counts:
         ax.barh(counts.index, counts[verdict], left=left, color=palette[verdict], label=verdict)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from nanosd_lib import backends, hardware
+from nanosd_lib import backends, builders, hardware
 from nanosd_lib.arch import NANOSD
 
 TINY = dict(
@@ -21,7 +21,7 @@ ROWS = ("E1:RARA", "D3:R", "rest", "deep", "net:N2")
 
 @pytest.fixture(scope="module")
 def rows():
-    found = hardware.rows(hardware.Teachers(TINY, tokens=5), {"N2": NANOSD["N2"]})
+    found = builders.rows(builders.Teachers(TINY, tokens=5), {"N2": NANOSD["N2"]})
     return {name: found[name] for name in ROWS}
 
 

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 import torch
 
-from nanosd_lib import cost, dryrun, hardware, layout, profiles, quality, store
+from nanosd_lib import builders, cost, dryrun, layout, profiles, quality, store
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,17 @@ def table(tmp_path_factory):
 
 def test_the_plan_names_every_stage(table):
     assert list(table.columns) == dryrun.COLUMNS
-    named = {"teacher", "fwkd", "search", "align", "sensitivity", "reference", "latents-train"}
+    named = {
+        "vae-moments",
+        "vae-student",
+        "teacher",
+        "fwkd",
+        "search",
+        "align",
+        "sensitivity",
+        "reference",
+        "latents-train",
+    }
     assert named | {"check-vae", "check-prompts", "check-frechet"} <= set(table.stage)
     body = table[~table.stage.isin(["teacher", "all stages"])]
     assert body[["peak_memory_gb", "disk_gb", "gpu_hours", "cpu_hours", "tflop"]].gt(0).all().all()
@@ -80,7 +90,7 @@ def quality_figure():
 
 def test_sd15_is_planned_at_its_real_size():
     size = dryrun.configs(profiles.load("sd15"))
-    assert size == {"unet": cost.SD15, "vae": hardware.VAE, "clip": hardware.CLIP}
+    assert size == {"unet": cost.SD15, "vae": builders.VAE, "clip": builders.CLIP}
     assert 2e9 * sum(cost.gmac(cost.sd15())) == pytest.approx(dryrun.SD15_FLOP, rel=1e-3)
 
 

@@ -9,11 +9,11 @@ import pytest
 import torch
 from test_backends import TINY
 
-from nanosd_lib import backends, hardware, layout
+from nanosd_lib import backends, builders, hardware, layout
 from nanosd_lib.arch import CHOICES, NANOSD, Arch
 
-VAE = hardware.VAE | dict(block_out_channels=(8, 8, 8, 8), norm_num_groups=4, sample_size=64)
-CLIP = hardware.CLIP | dict(
+VAE = builders.VAE | dict(block_out_channels=(8, 8, 8, 8), norm_num_groups=4, sample_size=64)
+CLIP = builders.CLIP | dict(
     vocab_size=99, hidden_size=16, intermediate_size=32, num_hidden_layers=1,
     num_attention_heads=2, max_position_embeddings=5,
 )  # fmt: skip
@@ -66,6 +66,23 @@ def test_memory_of_the_parts(measured):
     assert memory.peak_activation_mb["U-Net", "fp32"] > memory.peak_activation_mb["U-Net", "fp16"]
 
 
+def test_parts_of_the_pipeline(tmp_path, monkeypatch):
+    parts, out = (TINY, VAE, CLIP), tmp_path / "hardware" / "cpu"
+    hardware.pipeline(("eager", "ort-fp32"), 1, tmp_path / "work", out, parts)
+    monkeypatch.setenv("NANOSD_RESULTS", str(tmp_path))
+    table, protocol = hardware.read_pipeline()
+    rows = set(zip(table.component, table.model, table.backend, strict=True))
+    assert len(table) == len(rows) == 2 * (1 + 3 + 2 + 3) and table.ms_median.gt(0).all()
+    assert {m for c, m, _ in rows if c == "VAE decoder"} == {"teacher", "slim", "tiny"}
+    assert {m for c, m, _ in rows if c == "U-Net"} == {"teacher", "slim"}
+    assert protocol["rounds"] == 1 and protocol["weights"] == "random"
+    builds = builders.components(*parts)
+    for part, shape in (("encoder", (1, 8, 8, 8)), ("decoder", (1, 3, 64, 64))):
+        for model in ("teacher", "slim"):
+            net, inputs = builds[f"VAE {part}", model](torch.float32, "cpu")
+            assert net(**inputs).shape == shape
+
+
 def test_the_protocol_says_what_was_done(measured):
     protocol = json.loads((measured / "hardware/cpu/protocol.json").read_text())
     assert protocol["weights"] == "random" and protocol["rounds"] == 1
@@ -73,7 +90,7 @@ def test_the_protocol_says_what_was_done(measured):
 
 
 def test_a_run_that_was_stopped_measures_only_what_is_missing(tmp_path, monkeypatch):
-    found = hardware.rows(hardware.Teachers(TINY, 5), {})
+    found = builders.rows(builders.Teachers(TINY, 5), {})
     found = {k: found[k] for k in ("E1:R", "rest")}
     timed = []
 
@@ -93,7 +110,7 @@ def test_a_run_that_was_stopped_measures_only_what_is_missing(tmp_path, monkeypa
 
 
 def test_a_half_written_sample_does_not_count(tmp_path):
-    found = {"rest": hardware.rows(hardware.Teachers(TINY, 5), {})["rest"]}
+    found = {"rest": builders.rows(builders.Teachers(TINY, 5), {})["rest"]}
     hardware.profile(found, [backends.Eager()], 2, tmp_path)
     log = tmp_path / "samples.jsonl"
     log.write_text(log.read_text()[:-9])
@@ -101,8 +118,8 @@ def test_a_half_written_sample_does_not_count(tmp_path):
 
 
 def test_rows_borrow_the_teachers_tensors():
-    teachers = hardware.Teachers(TINY, 5)
-    net, _ = hardware.rows(teachers, {})["E2:RA"](torch.float32, "cpu")
+    teachers = builders.Teachers(TINY, 5)
+    net, _ = builders.rows(teachers, {})["E2:RA"](torch.float32, "cpu")
     teacher = teachers(torch.float32, "cpu")
     theirs = teacher.down_blocks[1].resnets[0].conv1.weight
     assert net.resnets[0].conv1.weight.data_ptr() == theirs.data_ptr()
@@ -127,7 +144,7 @@ def test_own_measurements_come_before_the_reference(measured, tmp_path, monkeypa
 
 def test_the_reference_was_measured_at_full_width():
     found = hardware.read()
-    networks = hardware.NETWORKS
+    networks = builders.NETWORKS
     assert set(found["networks"].model) == set(networks)
     assert {"eager", "ort-fp32", "ort-int8"} <= set(found["stages"].backend)
     gmac = found["traces"].set_index("row").gmac
@@ -145,4 +162,4 @@ def test_bad_choices_are_one_line(capsys, monkeypatch):
 
 
 def test_the_family_as_networks():
-    assert hardware.NETWORKS["six originals"] == Arch.parse("RARA RARA RARA | RARARA RARARA RARARA")
+    assert builders.NETWORKS["six originals"] == Arch.parse("RARA RARA RARA | RARARA RARARA RARARA")

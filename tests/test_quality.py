@@ -154,7 +154,7 @@ def test_images_do_not_depend_on_the_batch(pipe):
 
 def test_another_unet_in_the_same_pipeline(pipe):
     student = surgery.student(arch.NANOSD["N2"], pipe.unet)
-    other = quality.with_unet(pipe, student)
+    other = quality.with_parts(pipe, unet=student)
     assert other.unet is student and pipe.unet is not student
     assert all(v is pipe.components[k] for k, v in other.components.items() if k != "unet")
 

@@ -278,7 +278,7 @@ def test_a_student_works_inside_the_pipeline(teacher):
     text = CLIPTextModel(judges.clip(words).config.text_config).eval()
     pipe = sdmini.pipeline(AutoencoderKL(**sdmini.VAE).eval(), text, words, teacher)
     student = surgery.student(NANOSD["N6"], teacher)
-    other = quality.with_unet(pipe, student)
+    other = quality.with_parts(pipe, unet=student)
     assert other.unet is student and pipe.unet is teacher and other.vae is pipe.vae
     for height, width in ((64, 64), (40, 56), (72, 24)):  # latents of 16x16, 10x14, 18x6
         made = other(

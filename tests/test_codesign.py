@@ -1,0 +1,144 @@
+"""codesign: what is compared with what, and how times are put together."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from nanosd_lib import arch, codesign, cost, data, distill, quality, slimming, vae
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    return quality.load_teacher("data/sd-mini")
+
+
+@pytest.fixture(scope="module")
+def student(pipe):
+    torch.manual_seed(0)
+    return vae.slim(pipe.vae).eval().requires_grad_(False)
+
+
+def test_correlations_are_those_of_numpy_in_each_channel():
+    g = torch.Generator().manual_seed(0)
+    a, b = torch.randn(2, 3, 2, 4, 4, generator=g)
+    found = codesign.correlations(a, b)
+    for c in range(2):
+        want = np.corrcoef(a[:, c].flatten(), b[:, c].flatten())[0, 1]
+        assert float(found[c]) == pytest.approx(want, abs=1e-6)
+    assert codesign.correlations(a, 3 * a + 1).tolist() == pytest.approx([1, 1])
+
+
+def test_the_teacher_beside_itself_and_a_student_beside_the_teacher(pipe, student):
+    own = codesign.compare(pipe, None, 4, "mini-attributes", 0)
+    assert own["table"].part.eq("both").all() and own["table"].latent_corr.isna().all()
+    assert set(own["table"].pictures) == {"held-out scenes", "held-out photographs"}
+    found = codesign.compare(pipe, student, 4, "mini-attributes", 0)
+    table = found["table"].set_index(["pictures", "part"])
+    for kind in ("held-out scenes", "held-out photographs"):
+        x, both = found["examples"][kind], found["examples"][f"{kind}, both"]
+        psnr = quality.psnr(x, both).mean()
+        assert table.psnr[kind, "both"] == pytest.approx(float(psnr), rel=1e-5)
+        assert table.latent_corr[kind, "both"] == table.latent_corr[kind, "encoder"]
+        assert np.isnan(table.latent_corr[kind, "decoder"])
+    with torch.no_grad():  # the swap is what it says
+        z = pipe.vae.encode(x).latent_dist.mean
+        mixed = student.decode(z).sample.clamp(-1, 1)
+    torch.testing.assert_close(found["examples"][f"{kind}, decoder"], mixed, atol=1e-5, rtol=0)
+
+
+def test_a_strip_begins_and_ends_at_its_pictures(pipe):
+    x = torch.rand(2, 3, 64, 64) * 2 - 1
+    strip = codesign.strip(pipe.vae, x, 5)
+    ends = codesign.pictures(pipe.vae, codesign.latents(pipe.vae, x)[0])
+    torch.testing.assert_close(strip[[0, -1]], ends, atol=1e-5, rtol=0)
+
+
+def test_one_step_denoising_of_nearly_no_noise_is_a_reconstruction(pipe):
+    table = codesign.compare(pipe, None, 8, "mini-attributes", 0)["table"].set_index("pictures")
+    near, far = (codesign.denoised(pipe, 8, t, 0) for t in (1, 600))
+    assert near == pytest.approx(table.psnr["held-out scenes"], abs=1.0) and far < near - 3
+
+
+def test_times_of_the_four_configurations():
+    parts = [("text encoder", "teacher", 1.0)]
+    parts += [("VAE encoder", "teacher", 10.0), ("VAE encoder", "slim", 2.0)]
+    parts += [("VAE decoder", "teacher", 20.0), ("VAE decoder", "slim", 3.0)]
+    parts += [("U-Net", "teacher", 30.0), ("U-Net", "slim", 4.0)]
+    parts = pd.DataFrame(parts, columns=["component", "model", "ms_median"])
+    table = codesign.pipeline_time(parts, "g")
+    assert list(table) == ["geometry", "configuration", "component", "ms_median"]
+    whole = codesign.whole(table).set_index("configuration")
+    ms = {"teacher": 61, "slim U-Net": 35, "slim VAE": 36, "both slim": 10}
+    assert whole.ms.to_dict() == ms
+    assert whole.ratio.to_dict() == {k: v / 61 for k, v in ms.items()}
+    assert whole.vae_share["slim U-Net"] == pytest.approx(30 / 35)
+    assert whole.vae_share["both slim"] == pytest.approx(0.5)
+
+
+def test_ratios_to_the_teacher(pipe, student):
+    counted = codesign.vae_costs(pipe.vae, 64)
+    how = dict(vaes={"teacher": pipe.vae, "slim": student, "tiny": vae.tiny(pipe.vae)})
+    timed = codesign.profile_tile(pipe, str(arch.NANOSD["N2"]), **how, batch=1, repeats=1, warmup=0)
+    table = codesign.against_teacher(codesign.with_latency(counted, timed["table"]))
+    assert len(table) == 6 and table[table.model == "teacher"].faster.eq(1).all()
+    slim = table[table.model == "slim"].set_index("part")
+    assert (slim.fewer_macs > 5).all()
+    assert slim.params["encoder"] == cost.parameters(student.encoder)
+
+
+def training_rng():
+    return torch.Generator().manual_seed(1)
+
+
+def test_both_read_the_same_noise():
+    g = torch.Generator().manual_seed(0)
+    z, own = torch.randn(2, 6, 4, 8, 8, generator=g)
+    text = torch.zeros(6, 2, 3)
+    scheduler = quality.load_teacher("data/sd-mini").scheduler
+    both = data.Latents(z, text, text[:1], own)
+    b = data.noisy(both, scheduler, 4, torch.Generator().manual_seed(1))
+    plain = data.Latents(z, text, text[:1])
+    alone = data.noisy(plain, scheduler, 4, torch.Generator().manual_seed(1))
+    assert "own" not in alone and torch.equal(alone["x"], b["x"])
+    same = data.noisy(data.Latents(z, text, text[:1], z), scheduler, 4, training_rng())
+    assert torch.equal(same["own"], same["x"])
+    assert not torch.allclose(b["own"], b["x"])
+
+
+class Echo(torch.nn.Module):
+    """A U-Net that returns its input times a number that can be learned."""
+
+    dtype, device = torch.float32, torch.device("cpu")
+
+    def __init__(self, gain: float):
+        super().__init__()
+        self.gain = torch.nn.Parameter(torch.tensor(gain))
+
+    def forward(self, x, t, encoder_hidden_states):
+        return SimpleNamespace(sample=self.gain * x)
+
+
+def test_alignment_reads_the_students_own_latents(tmp_path):
+    """With equal latents it is what it was; a student that reads others learns something else."""
+    x = torch.randn(4, 4, 8, 8, generator=training_rng())
+    batch = {"x": x, "t": torch.zeros(4), "text": torch.zeros(4, 1, 1)}
+    made = {}
+    for name, own in (("none", {}), ("same", {"own": x}), ("negative", {"own": -x})):
+        net = Echo(2.0)
+        distill.align(net, Echo(3.0), lambda g, b=batch | own: b, 4, 1e-2, tmp_path / name)
+        made[name] = net.gain.item()
+    assert made["negative"] < 2 < made["none"] == made["same"]
+
+
+def test_seeds_of_two_runs_never_meet(monkeypatch):
+    runs = [
+        SimpleNamespace(seed=s, profile=SimpleNamespace(vae=SimpleNamespace(seeds=3)))
+        for s in (0, 1)
+    ]
+    a, b = (set(slimming.seeds(r)) for r in runs)
+    assert len(a) == len(b) == 3 and not a & b
