@@ -116,13 +116,7 @@ def profile(
     is the network of that arch.
     """
     c = run.profile.cost
-    how = {
-        "arch": text,
-        "batch": batch,
-        "repeats": c.repeats,
-        "warmup": c.warmup,
-        "vaes": list(vaes),
-    }
+    how = {"arch": text, "batch": batch, "repeats": c.repeats, "warmup": c.warmup}
     return run.stage(
         "tile-ms",
         codesign.profile_tile,

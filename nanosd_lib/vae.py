@@ -33,11 +33,11 @@ class Layout:
     decoder: tuple[int, ...]
 
 
-# by the number of resolutions; the sum is what the printed parameters ask for, and where the blocks
-# stand is our assumption: few where a block is dear, most at the latent's resolution
+# by the number of resolutions. SD 1.5's sum is what the printed parameters ask for; where its
+# blocks stand is our assumption: few where a block is dear, most at the latent's resolution
 LAYOUTS = {
     4: Layout((1, 3, 6, 16), (10, 4, 2, 1)),  # SD 1.5: 2.04 M and 1.37 M parameters
-    3: Layout((1, 5, 20), (10, 4, 3)),  # sd-mini, as many blocks
+    3: Layout((1, 3, 5), (5, 3, 5)),  # sd-mini: fewer, or their mere number would cost the time
 }
 TERMS = ("latent", "kl", "reconstruction", "perceptual")
 
@@ -251,6 +251,16 @@ def terms(
     }
 
 
+@torch.no_grad()
+def _begin_at(net: SlimVAE, taught: dict[str, Tensor]) -> None:
+    """Start the encoder at the teacher's average mean and log-variance: from anywhere else the
+    standard deviations of the first steps, which are exponentials, may be astronomical.
+    """
+    k, average = net.config.scaling_factor, lambda v: v.float().mean((0, 2, 3))
+    mean, std = (average(taught[n]).to(net.device) / k for n in ("mean", "std"))
+    net.encoder[-1].bias.copy_(torch.cat([mean, 2 * std.log()]))
+
+
 def distil(
     kind: str,
     steps: int,
@@ -273,6 +283,8 @@ def distil(
     torch.manual_seed(seed)
     net, perceptual = KINDS[kind](teacher).to(teacher.device).train(), quality.lpips_over(judge)
     perceptual = perceptual.to(teacher.device)
+    if kind == "slim":
+        _begin_at(net, taught)
     seen: list[dict[str, float]] = []
 
     def loss_of(g: torch.Generator) -> Tensor:

@@ -177,12 +177,13 @@ def test_who_is_taught_by_a_term(teacher, student, term):
     assert all(p.grad is None for p in teacher.parameters())
 
 
-def distilled(teacher, tmp_path, steps=60, kind="slim", **changes):
+def distilled(teacher, tmp_path, steps, kind="slim", **changes):
     taught = {"pixels": ((pictures(16) + 1) * 127.5).byte()}
     taught["pixels"][:] = taught["pixels"][:, :, :1, :1]  # plain colours: soon learned
     with torch.no_grad():
         x = taught["pixels"].float() / 127.5 - 1
         taught["mean"], taught["std"] = vae.encoded(teacher, x)
+    taught["std"] *= 0.05  # an untrained teacher's is too wide for a picture to pass through
     how = dict(batch=4, lr=5e-3, weights=WEIGHTS | changes, judge="mini-attributes", seed=0)
     how |= dict(teacher=teacher, taught=taught, size=32, scratch=tmp_path)
     return vae.distil(kind, steps, **how)
@@ -190,10 +191,10 @@ def distilled(teacher, tmp_path, steps=60, kind="slim", **changes):
 
 @pytest.mark.parametrize("kind", vae.KINDS)
 def test_it_learns(teacher, tmp_path, kind):
-    found = distilled(teacher, tmp_path, kind=kind)
+    found = distilled(teacher, tmp_path, 200, kind)
     record = found["training"]["record"]
-    assert record[-1]["latent"] < 0.5 * record[0]["latent"]
-    assert record[-1]["reconstruction"] < record[0]["reconstruction"]
+    assert record[-1]["latent"] < 0.75 * record[0]["latent"]
+    assert record[-1]["reconstruction"] < 0.85 * record[0]["reconstruction"]
     net = vae.load(kind, teacher, found["weights"])
     assert not net.training and not any(p.requires_grad for p in net.parameters())
 
