@@ -125,6 +125,7 @@ def test_exact_claims_are_reproduced_at_any_scale(study):
     sure = [f"params-{k}" for k in ("sd15", "tinysd", "hand-tuned", "n1", "n2", "n3", "n4", "n5")]
     sure += ["params-n6", "params-n7", "ablation-params", "space-size", "combinations-compose"]
     sure += ["tiles-poster", "tiles-article", "photo-latency-w4", "sd15-int8-memory"]
+    sure += ["vae-encoder-params", "vae-decoder-params"]
     sure += ["decision-space", "objectives", "search-training-free", "surrogates-trained"]
     assert ledger.verdict[sure].eq("reproduced").all(), ledger.verdict[sure]
     assert ledger.verdict["string-tinysd-printed"] == "differs"
@@ -188,6 +189,25 @@ def test_tables_at_sd15s_width(study):
     assert predicted.loo_max["ane_ms", model, "corrected"] == pytest.approx(5.3, abs=0.1)
     assert predicted.r2["htp_ms", model, "as printed"] == pytest.approx(0.905, abs=0.002)
     assert {"SD 1.5", "sd-mini"} == set(table(study, "additivity").width)
+
+
+def test_vae_and_codesign_tables(study):
+    table_ = table(study, "vae")
+    assert table_[["params", "gmac", "ms_median", "psnr", "lpips"]].gt(0).all().all()
+    assert set(table_.model) == {"teacher", "slim", "tiny"}
+    assert table_[table_.model == "slim"].seed.nunique() == 2  # the smoke profile's
+    gmac = table_.groupby(["model", "part"]).gmac.first()
+    assert gmac["teacher", "both"] > 5 * gmac["slim", "both"]
+    pairs = table(study, "codesign").set_index(["unet", "vae", "aligned"])
+    assert len(pairs) == 8 and abs(pairs.tafid["teacher", "teacher", "no"]) < 1e-3
+    others = pairs.drop(("teacher", "teacher", "no"))
+    assert others.tafid.gt(0).all() and pairs.floor.gt(0).all()
+    left_out = set(table(study, "vae_ablation").left_out)
+    assert left_out == {"nothing", "latent", "kl", "reconstruction", "perceptual"}
+    totals = table(study, "pipeline_total").set_index(["geometry", "configuration"])
+    full = totals.loc["SD 1.5, 512 pixels"]
+    assert full.ratio["both slim"] < full.ratio["slim VAE"] < full.ratio["slim U-Net"] < 1
+    assert full.vae_share["slim U-Net"] > full.vae_share["teacher"] > 0.5
 
 
 def test_the_tiled_pipeline_is_exact_and_flat(study):

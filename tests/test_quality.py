@@ -172,3 +172,42 @@ def test_the_bundled_teacher_and_its_judges():
     apart = [quality.perceptual(x, x + s * torch.randn(x.shape, generator=g)) for s in (0, 0.1, 1)]
     assert (apart[0] == 0).all() and (apart[0] < apart[1]).all() and (apart[1] < apart[2]).all()
     assert np.isfinite(quality.frechet(f, f.roll(1, 0)))
+
+
+# ------------------------------------------------------------------------------------- other judges
+
+
+def test_lpips_over_the_classifier_is_lpipss_construction():
+    """Unit-normalised activations, squared differences, summed over channels and layers."""
+    g = torch.Generator().manual_seed(0)
+    a, b = torch.rand(2, 3, 3, 64, 64, generator=g) * 2 - 1
+    want, x, y = torch.zeros(3), a, b
+    for layer in quality.classifier().body:
+        x, y = layer(x), layer(y)
+        if isinstance(layer, torch.nn.SiLU):
+            u, v = (torch.nn.functional.normalize(h, dim=1) for h in (x, y))
+            want += (u - v).pow(2).sum(1).mean((1, 2))
+    net = quality.lpips_over("mini-attributes")
+    torch.testing.assert_close(net(a, b).flatten(), want, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(quality.perceptual(a, b), want, rtol=1e-4, atol=1e-5)
+    assert not any(p.requires_grad for p in net.parameters())
+    a.requires_grad_()
+    net(a, b).sum().backward()  # as a loss it reaches the picture
+    assert a.grad.abs().max() > 0 and a.grad.isfinite().all()
+
+
+def test_lpips_that_is_not_here(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    with pytest.raises(FileNotFoundError, match="VGG-16 weights are not cached.*mini-attributes"):
+        quality.lpips_over("lpips-vgg")
+    with pytest.raises(ValueError, match="perceptual 'vgg': use mini-attributes or lpips-vgg"):
+        quality.lpips_over("vgg")
+
+
+def test_ssim():
+    g = torch.Generator().manual_seed(0)
+    x = torch.rand(2, 3, 32, 32, generator=g) * 2 - 1
+    assert quality.ssim(x, x).tolist() == pytest.approx([1, 1])
+    near, far = (quality.ssim(x, x + s * torch.randn(x.shape, generator=g)) for s in (0.05, 0.5))
+    assert (near > far).all() and (far < 0.9).all()
+    assert quality.ssim(x, -x).max() < 0.5

@@ -33,6 +33,13 @@ TABLES = {
     "tiling": ["width", "height", "tile", "overlap", "columns", "rows", "tiles"],
     "plan_sd15": ["stage", "peak_memory_gb", "disk_gb", "gpu_hours", "basis"],
     "stages": ["stage", "code", "ms_median", "ms_low", "ms_high"],
+    "vae": [
+        "model", "part", "params", "gmac", "ms_median", "psnr", "ssim", "lpips", "latent_corr",
+        "seed", "protocol",
+    ],
+    "vae_ablation": ["left_out", "pictures", "psnr", "ssim", "lpips", "latent_corr", "seed"],
+    "codesign": ["unet", "vae", "aligned", "tafid", "floor", "psnr", "ms_tile"],
+    "pipeline_time": ["geometry", "configuration", "component", "ms_median"],
 }  # fmt: skip
 
 
