@@ -27,8 +27,9 @@ __all__ = ["Block", "Layout", "ModelMixin", "SlimVAE"]  # pipelines look for Mod
 
 @dataclass(frozen=True)
 class Layout:
-    """Blocks at each resolution, from the picture's down to the latent's, and back up."""
+    """Channels, and blocks at each resolution from the picture's down to the latent's, and up."""
 
+    width: int
     encoder: tuple[int, ...]
     decoder: tuple[int, ...]
 
@@ -36,8 +37,8 @@ class Layout:
 # by the number of resolutions. SD 1.5's sum is what the printed parameters ask for; where its
 # blocks stand is our assumption: few where a block is dear, most at the latent's resolution
 LAYOUTS = {
-    4: Layout((1, 3, 6, 16), (10, 4, 2, 1)),  # SD 1.5: 2.04 M and 1.37 M parameters
-    3: Layout((1, 3, 5), (5, 3, 5)),  # sd-mini: fewer, or their mere number would cost the time
+    4: Layout(64, (1, 3, 6, 16), (10, 4, 2, 1)),  # SD 1.5: 2.04 M and 1.37 M parameters
+    3: Layout(24, (1, 1, 4), (4, 2, 2)),  # sd-mini: fewer, or their mere number would cost the time
 }
 TERMS = ("latent", "kl", "reconstruction", "perceptual")
 
@@ -127,18 +128,24 @@ class SlimVAE(AutoencoderKL):
         self.tile_overlap_factor = 0.25
 
 
-def slim(teacher: AutoencoderKL) -> SlimVAE:
-    """An untrained student for this teacher: half of its first width (SD 1.5: 64 of 128), its
-    resolutions and its scaling factor. ValueError where no layout has as many resolutions.
-    """
-    c = teacher.config
-    levels, width = len(c.block_out_channels), c.block_out_channels[0] // 2
+def layout_of(teacher: AutoencoderKL) -> Layout:
+    """The row of `LAYOUTS` for this teacher."""
+    levels = len(teacher.config.block_out_channels)
     if levels not in LAYOUTS:
         raise ValueError(f"a VAE of {levels} resolutions has no layout: use one of {list(LAYOUTS)}")
+    return LAYOUTS[levels]
+
+
+def slim(teacher: AutoencoderKL) -> SlimVAE:
+    """An untrained student for this teacher, with its resolutions and its scaling factor;
+    ValueError where no layout has as many resolutions.
+    """
+    c, layout = teacher.config, layout_of(teacher)
+    levels, width = len(c.block_out_channels), layout.width
     return SlimVAE(
         block_out_channels=(width,) * levels,
-        encoder_blocks=LAYOUTS[levels].encoder,
-        decoder_blocks=LAYOUTS[levels].decoder,
+        encoder_blocks=layout.encoder,
+        decoder_blocks=layout.decoder,
         latent_channels=c.latent_channels,
         norm_num_groups=max(1, width // 4),
         sample_size=c.sample_size,
@@ -151,7 +158,7 @@ def tiny(teacher: AutoencoderKL) -> AutoencoderTiny:
     variance, and latents that are already scaled.
     """
     c = teacher.config
-    widths = (c.block_out_channels[0] // 2,) * len(c.block_out_channels)
+    widths = (layout_of(teacher).width,) * len(c.block_out_channels)
     blocks = (1, *(3,) * (len(widths) - 1))
     return AutoencoderTiny(
         encoder_block_out_channels=widths,
