@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib.util
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ from torch import Tensor, nn
 Builder = Callable[[torch.dtype, str], tuple[nn.Module, dict[str, Any]]]  # dtype, device
 
 
-class Backend:
+class Backend(ABC):
     """One way to run a network on one device."""
 
     name: str
@@ -31,12 +32,12 @@ class Backend:
         """Why it cannot run here and what to do, in one line; '' where it can."""
         return ""
 
-    def prepare(self, build: Builder, folder: Path) -> None:
+    def prepare(self, build: Builder, folder: Path) -> None:  # noqa: B027, not all need it
         """Convert into `folder`, once; finished files are kept."""
 
+    @abstractmethod
     def load(self, build: Builder, folder: Path) -> Callable[[], object]:
         """A call that runs the network once."""
-        raise NotImplementedError
 
     def time(self, call: Callable[[], object]) -> float:
         """Milliseconds of one call."""

@@ -326,7 +326,7 @@ def every(moments: int, longest: float, runs: int, seed: int = 0) -> pd.DataFram
                 place, want, temporary, runs, 8
             ),
             "another line of code, another lock": lambda: other_code(place, want, temporary),
-            "disk full": lambda: full_disk(calm.device, want, (0.05, 1, 64)),
+            "disk full": lambda: full_disk(calm.device, want, (0.05, 0.3, 1, 2, 64)),
             "results read-only": lambda: read_only(place, want),
         }
         for fault, attempt in faults.items():
