@@ -206,7 +206,7 @@ def against_teacher(table: pd.DataFrame) -> pd.DataFrame:
         "fewer_macs": joined.gmac_teacher / joined.gmac,
         "faster": joined.ms_median_teacher / joined.ms_median,
     }
-    return table.drop(columns=["ms_low", "ms_high"]).assign(**ratios)
+    return table.assign(**ratios)
 
 
 CONFIGURATIONS = {  # U-Net, VAE

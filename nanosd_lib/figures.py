@@ -19,12 +19,18 @@ COMPONENTS = {
 }
 
 
-def detail(pictures: Tensor, box: int = 24) -> Tensor:
-    """The middle box x box pixels of pictures (N, 3, H, W), magnified to H x W."""
-    h, w = pictures.shape[-2:]
-    y, x = (h - box) // 2, (w - box) // 2
-    some = pictures[..., y : y + box, x : x + box]
-    return torch.nn.functional.interpolate(some, (h, w), mode="nearest")
+def busiest(pictures: Tensor, box: int = 24) -> list[tuple[int, int]]:
+    """Row and column of the box x box pixels with the largest variance in each (N, 3, H, W)."""
+    grey = pictures.mean(1, keepdim=True)
+    mean, square = (torch.nn.functional.avg_pool2d(v, box, stride=1) for v in (grey, grey**2))
+    best = (square - mean**2).flatten(1).argmax(1)
+    return [divmod(int(i), mean.shape[-1]) for i in best]
+
+
+def detail(pictures: Tensor, corners: list[tuple[int, int]], box: int = 24) -> Tensor:
+    """box x box pixels at those corners of pictures (N, 3, H, W), magnified to H x W."""
+    boxes = [p[:, y : y + box, x : x + box] for p, (y, x) in zip(pictures, corners, strict=True)]
+    return torch.nn.functional.interpolate(torch.stack(boxes), pictures.shape[-2:], mode="nearest")
 
 
 def error_map(pictures: Tensor, originals: Tensor, gain: float = 4) -> Tensor:
@@ -33,12 +39,14 @@ def error_map(pictures: Tensor, originals: Tensor, gain: float = 4) -> Tensor:
 
 
 def judged(originals: Tensor, made: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Rows for `tables.grid`: originals and every model's pictures, each with its magnified middle,
-    and the errors.
+    """Rows for `tables.grid`: originals and every model's pictures, each with its busiest part
+    magnified, and the errors.
     """
-    rows = {"original": originals, "original, detail": detail(originals)}
+    corners = busiest(originals)
+    rows = {"original": originals, "original, detail": detail(originals, corners)}
     for name, y in made.items():
-        rows |= {name: y, f"{name}, detail": detail(y), f"{name}, error": error_map(y, originals)}
+        rows |= {name: y, f"{name}, detail": detail(y, corners)}
+        rows[f"{name}, error"] = error_map(y, originals)
     return rows
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 
-from nanosd_lib import arch, codesign, cost, data, distill, quality, slimming, vae
+from nanosd_lib import arch, codesign, cost, data, distill, figures, quality, slimming, vae
 
 
 @pytest.fixture(scope="module")
@@ -142,3 +142,19 @@ def test_seeds_of_two_runs_never_meet(monkeypatch):
     ]
     a, b = (set(slimming.seeds(r)) for r in runs)
     assert len(a) == len(b) == 3 and not a & b
+
+
+def test_the_detail_is_the_busiest_part_of_the_original():
+    x = torch.zeros(2, 3, 32, 32)
+    x[0, :, 20:28:2, 4:12] = 1  # stripes; the other picture is empty but for one corner
+    x[1, :, :4, 28:] = 1
+    corners = figures.busiest(x, box=8)
+    (y, left), (top, right) = corners
+    assert 18 <= y <= 21 and 2 <= left <= 5 and top == 0 and right == 24
+    shown = figures.detail(x, corners, box=8)
+    assert shown.shape == x.shape
+    assert torch.equal(shown[1, :, ::4, ::4], x[1, :, :8, 24:])
+    rows = figures.judged(x, {"slim": x})
+    assert rows["slim, error"].max() == -1 and torch.equal(
+        rows["slim, detail"], rows["original, detail"]
+    )
