@@ -29,8 +29,8 @@ def seeds(run: Run) -> list[int]:
 
 
 def costs(run: Run, pipe: StableDiffusionPipeline) -> pd.DataFrame:
-    """Parameters and multiply-adds of the autoencoders at the size they are trained at."""
-    return codesign.vae_costs(pipe.vae, run.profile.vae.size)
+    """Parameters and multiply-adds of the autoencoders at the size the pipeline works at."""
+    return codesign.vae_costs(pipe.vae, data.side(pipe))
 
 
 def equal_steps(run: Run, pipe: StableDiffusionPipeline, kind: str) -> int:

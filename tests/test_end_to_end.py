@@ -205,7 +205,7 @@ def test_vae_and_codesign_tables(study):
     left_out = set(table(study, "vae_ablation").left_out)
     assert left_out == {"nothing", "latent", "kl", "reconstruction", "perceptual"}
     totals = table(study, "pipeline_total").set_index(["geometry", "configuration"])
-    full = totals.loc["SD 1.5, 512 pixels"]
+    full = totals.loc["SD 1.5, 512 pixels, eager"]
     assert full.ratio["both slim"] < full.ratio["slim VAE"] < full.ratio["slim U-Net"] < 1
     assert full.vae_share["slim U-Net"] > full.vae_share["teacher"] > 0.5
 
