@@ -52,8 +52,10 @@ def compare(
     other way round; through the teacher's own where student is None.
 
     table: part, pictures, n, psnr, ssim, lpips, latent_corr (mean over channels; NaN where the
-    encoder is the teacher's); channels: one row for each latent channel; examples: the first eight
-    of each kind.
+    encoder is the teacher's); channels: one row for each latent channel with its correlation, the
+    share of the teacher's variance that is explained (which an offset or another scale lowers,
+    and a correlation does not see), mean, deviation and posterior deviation (sigma); examples: the
+    first eight of each kind.
     """
     teacher, rows, channels, examples = pipe.vae, [], [], {}
     net = teacher if student is None else student
@@ -63,22 +65,28 @@ def compare(
         mixes = {"both": (m, net), "encoder": (m, teacher), "decoder": (mt, net)}
         for part in PARTS if student is not None else PARTS[:1]:
             y = pictures(mixes[part][1], mixes[part][0])
-            scores = quality.psnr(x, y), quality.ssim(x, y), quality.perceptual(x, y, judge)
+            scores = (
+                quality.psnr(x, y),
+                quality.ssim(x, y),
+                quality.perceptual(x, y, judge, pipe.device),
+            )
             same = float("nan") if part == "decoder" or student is None else float(corr.mean())
             rows.append((part, kind, n, *(float(v.mean()) for v in scores), same))
-            examples[f"{kind}, {part}"] = y[:8]
-        examples |= {kind: x[:8], f"{kind}, latents": m[:8]}
+            examples[f"{kind}, {part}"] = y[:8].clone()
+        examples |= {kind: x[:8].clone(), f"{kind}, latents": m[:8].clone()}
         for c in range(m.shape[1]):
             stats = [float(v[:, c].mean()) for v in (m, mt)] + [
                 float(v[:, c].std()) for v in (m, mt)
             ]
-            widths = [float("nan") if v is None else float(v[:, c].mean()) for v in (s, st)]
-            channels.append((kind, c, float(corr[c]), *stats, *widths))
+            sigmas = [float("nan") if v is None else float(v[:, c].mean()) for v in (s, st)]
+            missed = float((m[:, c] - mt[:, c]).pow(2).mean() / mt[:, c].var())
+            channels.append((kind, c, float(corr[c]), 1 - missed, *stats, *sigmas))
     columns = ["part", "pictures", "n", "psnr", "ssim", "lpips", "latent_corr"]
-    names = ["pictures", "channel", "corr", "mean", "mean_teacher", "std", "std_teacher"]
+    names = ["pictures", "channel", "corr", "explained"]
+    names += ["mean", "mean_teacher", "std", "std_teacher", "sigma", "sigma_teacher"]
     return {
         "table": pd.DataFrame(rows, columns=columns),
-        "channels": pd.DataFrame(channels, columns=[*names, "width", "width_teacher"]),
+        "channels": pd.DataFrame(channels, columns=names),
         "examples": examples,
     }
 
@@ -185,6 +193,13 @@ def vae_costs(teacher: AutoencoderKL, side: int) -> pd.DataFrame:
         for part, run in (("encoder", _encoder(net, x)), ("decoder", _decoder(net, z))):
             rows.append((name, part, cost.parameters(getattr(net, part)), sum(cost.flops(run))))
     return pd.DataFrame(rows, columns=["model", "part", "params", "gmac"])
+
+
+def judge_gmac(judge: str, size: int) -> float:
+    """Multiply-adds (10^9) of one LPIPS of two pictures of size x size; nothing is downloaded."""
+    net = quality.lpips_over(judge, trained=False).to("meta")
+    x = torch.empty(1, 3, size, size, device="meta")
+    return sum(cost.flops(lambda: net(x, x)))
 
 
 def with_latency(counted: pd.DataFrame, measured: pd.DataFrame) -> pd.DataFrame:

@@ -27,6 +27,10 @@ class Latents:
     empty: Tensor
     own: Tensor | None = None
 
+    def __post_init__(self) -> None:
+        if self.own is not None and len(self.own) != len(self.z):
+            raise ValueError(f"own has {len(self.own)} latents, z {len(self.z)}: encode the same")
+
     def __len__(self) -> int:
         return len(self.z)
 
@@ -76,15 +80,26 @@ def pictures(split: str, scenes: int, crops: int, seed: int) -> tuple[Tensor, li
 def latents(
     pipe: StableDiffusionPipeline, split: str, scenes: int, crops: int, seed: int
 ) -> dict[str, Tensor]:
-    """`Latents` of a split as plain tensors, pictures brought to the size the teacher works at, a
-    few at a time.
-    """
+    """`Latents` of a split as plain tensors."""
     x, text = pictures(split, scenes, crops, seed)
+    z = _latents(pipe, x, split)
+    return {"latents": {"z": z, "text": embed(pipe, text), "empty": embed(pipe, [""])}}
+
+
+def latents_alone(
+    pipe: StableDiffusionPipeline, split: str, scenes: int, crops: int, seed: int
+) -> dict[str, Tensor]:
+    """The latents of `latents` without its text, for another VAE of the same pictures."""
+    return {"latents": {"z": _latents(pipe, pictures(split, scenes, crops, seed)[0], split)}}
+
+
+def _latents(pipe: StableDiffusionPipeline, x: Tensor, split: str) -> Tensor:
+    """Pictures brought to the size the teacher works at and encoded, a few at a time."""
     size, z = side(pipe), []
     few = 4096 if size <= 64 else 16  # large pictures are never all in memory
     for some in tqdm(x.split(few), desc=f"latents, {split}", leave=False):
         z.append(encode(pipe, quality.sized(some, size), batch=min(few, 64)))
-    return {"latents": {"z": torch.cat(z), "text": embed(pipe, text), "empty": embed(pipe, [""])}}
+    return torch.cat(z)
 
 
 def of(artifact) -> Latents:
@@ -98,10 +113,16 @@ def prompts(n: int, seed: int, objects: int | None = None) -> list[str]:
 
 
 def noisy(
-    data: Latents, scheduler, batch: int, g: torch.Generator, drop: float = 0.1
+    data: Latents,
+    scheduler,
+    batch: int,
+    g: torch.Generator,
+    drop: float = 0.1,
+    device: torch.device | None = None,
 ) -> dict[str, Tensor]:
-    """One diffusion batch: x_t, t uniform in the schedule, text (10 % empty) and the noise; `own`
-    is x_t of the student VAE's latents under the same noise, where there is one.
+    """One diffusion batch on that device (default: where the latents are): x_t, t uniform in the
+    schedule, text (10 % empty) and the noise; `own` is x_t of the student VAE's latents under the
+    same noise, where there is one.
 
     The paper does not say which timesteps FwKD sees; uniform is the diffusion loss's own choice.
     """
@@ -109,11 +130,11 @@ def noisy(
     t = torch.randint(scheduler.config.num_train_timesteps, (batch,), generator=g)
     noise = torch.randn(batch, *data.z.shape[1:], generator=g)
     empty = torch.rand(batch, 1, 1, generator=g) < drop
-    device, dtype = data.z.device, data.z.dtype
+    device, dtype = device or data.z.device, data.z.dtype
     # from the schedule itself: a sampler's own add_noise depends on the steps it was last set to
     a = scheduler.alphas_cumprod.cpu()[t].float()[:, None, None, None]
-    text = torch.where(empty.to(device), data.empty, data.text[i])
-    made = {"t": t.to(device), "text": text, "noise": noise.to(device, dtype)}
+    text = torch.where(empty.to(data.text.device), data.empty, data.text[i])
+    made = {"t": t.to(device), "text": text.to(device), "noise": noise.to(device, dtype)}
     for name, z in (("x", data.z), ("own", data.own)):
         if z is not None:
             x = a.sqrt() * z[i].cpu().float() + (1 - a).sqrt() * noise

@@ -186,7 +186,7 @@ def teach(
     order = torch.randperm(len(train), generator=training.rng(seed, steps))
     some = order[: max(1, round(fraction * len(train)))]
     some = data.Latents(train.z[some], train.text[some], train.empty)
-    draw = lambda g: data.noisy(some, scheduler, batch, g)  # noqa: E731
+    draw = lambda g: data.noisy(some, scheduler, batch, g, device=teacher.device)  # noqa: E731
     seen = lambda nets: {"errors": errors(teacher, nets, heldout, e3_target)}  # noqa: E731
     start = seen(surrogates(teacher, pairs))["errors"]
     nets, record = fwkd(teacher, pairs, draw, steps, lr, scratch, seed, e3_target, seen)

@@ -147,7 +147,24 @@ class DryStudy:
         v, taught = self.profile.vae, self.made["moments"]["moments"]
         judge = "mini-attributes"  # the published backbone may not be here
         how = dict(teacher=self.pipe.vae, taught=taught, size=v.size, scratch=self.scratch / "vae")
-        return vae.distil("slim", 1, 2, v.lr, v.weights, judge, 0, **how)
+        self.made["slim"] = vae.distil("slim", 1, 2, v.lr, v.weights, judge, 0, **how)
+        return self.made["slim"]
+
+    @property
+    def slim(self) -> vae.Autoencoder:
+        return vae.load("slim", self.pipe.vae, self.made["slim"]["weights"])
+
+    def vae_compare(self) -> dict:
+        found = codesign.compare(self.pipe, self.slim, 1, "mini-attributes", 0)
+        return {"table": found["table"], "channels": found["channels"]}
+
+    def latents_slim(self) -> dict:
+        other = quality.with_parts(self.pipe, vae=self.slim)
+        return data.latents_alone(other, "train", 1, 1, 0)
+
+    def codesign(self) -> dict:
+        other, how = quality.with_parts(self.pipe, vae=self.slim), {"heldout": 1, "t": 200}
+        return codesign.judge(other, self.features, str(NANOSD["N2"]), **how, **self.judged)
 
     @property
     def features(self) -> torch.Tensor:
@@ -198,8 +215,14 @@ class DryStudy:
         both = w.encode + w.decode
         v = p.vae
         area = (v.size / data.side(pipe)) ** 2
-        counted = codesign.vae_costs(pipe.vae, v.size)
-        slim = 3 * 2e9 * counted[counted.model == "slim"].gmac.sum()  # a pass and a gradient
+        counted = codesign.vae_costs(pipe.vae, v.size).set_index(["model", "part"]).gmac
+        small = 2e9 * counted["slim"] / area  # of its two parts, where the pipeline works
+        # a pass and a gradient, and LPIPS of the profile's own backbone
+        slim = 3 * 2e9 * counted["slim"].sum()
+        seen = 1.5 * 2e9 * codesign.judge_gmac(v.judge, v.size)
+        here = slim + 1.5 * 2e9 * codesign.judge_gmac("mini-attributes", v.size)
+        swapped = both + small.sum()  # each picture once through each encoder and each decoder
+        students = v.seeds + 1 + 5
         learned = (v.seeds + 1) * v.steps + 5 * v.ablation_steps  # one is AutoencoderTiny
         errors = 2 * w.unet  # a teacher's and a student's pass over one noisy latent
         return [
@@ -225,8 +248,15 @@ class DryStudy:
             Step("vae-moments", "04", self.vae_moments,
                  2 * w.encode * area, (v.scenes + v.crops) * w.encode * area,
                  (v.scenes + v.crops) / 2),
-            Step("vae-student", "04", self.vae_student, 2 * slim, learned * v.batch * slim,
-                 v.seeds + 1 + 5),
+            Step("vae-student", "04", self.vae_student, 2 * here,
+                 learned * v.batch * (slim + seen), students),
+            Step("vae-compare", "04", self.vae_compare, 2 * (swapped + w.decode + small["decoder"]),
+                 2 * v.heldout * students * (swapped + w.decode + small["decoder"]), students),
+            Step("latents-slim", "04", self.latents_slim,
+                 2 * small["encoder"], train * small["encoder"], train / 2),
+            Step("codesign", "04", self.codesign,
+                 w.images(2, 1) + small["encoder"] + w.unet + small["decoder"],
+                 8 * (w.images(b.images, s) + v.heldout * (both + w.unet)), 8),
             Step("search", "05", self.judge,
                  w.images(2, 1, w.n2), networks * w.images(b.images, s, w.mean), networks),
             Step("align", "06", self.align, w.images(2, 1, w.n2) + w.unet + 3 * w.n2,

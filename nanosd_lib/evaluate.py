@@ -229,7 +229,9 @@ def heldout_batches(
 ) -> list[dict[str, Tensor]]:
     """Fixed noisy batches of about n held-out latents; batch k is drawn from seed k."""
     draws = [torch.Generator().manual_seed(k) for k in range(max(1, n // batch))]
-    return [data.noisy(latents, pipe.scheduler, min(batch, n), g) for g in draws]
+    return [
+        data.noisy(latents, pipe.scheduler, min(batch, n), g, device=pipe.device) for g in draws
+    ]
 
 
 # --------------------------------------------------------------------------------------- the family
@@ -250,7 +252,10 @@ def align_arch(
 ) -> dict:
     """Assemble, align for a few steps, score: the arch's weights, scores and images afterwards."""
     net = surgery.assemble(Arch.parse(arch), pipe.unet, surrogates)
-    draw = lambda g: data.noisy(latents, pipe.scheduler, train_batch, g)  # noqa: E731
+
+    def draw(g: torch.Generator) -> dict[str, Tensor]:
+        return data.noisy(latents, pipe.scheduler, train_batch, g, device=pipe.device)
+
     record = distill.align(net, pipe.unet, draw, align_steps, lr, scratch, seed)
     scores, pictures = score(net, pipe, teacher_features, seed=seed, **protocol)
     return {

@@ -52,7 +52,7 @@ def judged(originals: Tensor, made: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def latent_match(student: Tensor, teacher: Tensor, corr: np.ndarray) -> Figure:
     """A student's latents against the teacher's (N, C, h, w), one panel for each channel."""
-    fig, axes = subplots(1, len(corr), figsize=(2.5 * len(corr), 2.7), sharey=True)
+    fig, axes = subplots(1, len(corr), figsize=(2.5 * len(corr), 3.1), sharey=True)
     limit = float(teacher.abs().quantile(0.999))
     for c, ax in enumerate(axes):
         a, b = (v[:, c].flatten().numpy() for v in (teacher, student))

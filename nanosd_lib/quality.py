@@ -201,16 +201,18 @@ def classifier() -> AttributeClassifier:
     )
 
 
-def lpips_over(backbone: str) -> nn.Module:
+def lpips_over(backbone: str, trained: bool = True) -> nn.Module:
     """LPIPS (Zhang et al. 2018) of the `lpips` package, frozen: pictures (N, 3, H, W) in [-1, 1]
     twice -> (N, 1, 1, 1).
 
     "mini-attributes": over the classifier's activations and without LPIPS's learned weights (the
     package's own baseline); never the plain name. "lpips-vgg": the published one, whose backbone
-    must be cached (FileNotFoundError otherwise).
+    must be cached (FileNotFoundError otherwise), or has random weights where `trained` is False.
     """
     import lpips
 
+    if backbone == "lpips-vgg" and not trained:
+        return lpips.LPIPS(net="vgg", pretrained=False, pnet_rand=True, verbose=False)
     if backbone == "lpips-vgg":
         cached = Path(torch.hub.get_dir()) / "checkpoints" / "vgg16-397923af.pth"
         if not cached.exists():
@@ -246,10 +248,13 @@ def lpips_over(backbone: str) -> nn.Module:
 
 
 @torch.no_grad()
-def perceptual(a: Tensor, b: Tensor, backbone: str = "mini-attributes") -> Tensor:
-    """`lpips_over` of paired pictures (N, 3, H, W), a few at a time: (N,)."""
-    net, parts = lpips_over(backbone), zip(a.split(64), b.split(64), strict=True)
-    return torch.cat([net(x, y).flatten() for x, y in parts])
+def perceptual(
+    a: Tensor, b: Tensor, backbone: str = "mini-attributes", device: str | torch.device = "cpu"
+) -> Tensor:
+    """`lpips_over` of paired pictures (N, 3, H, W), a few at a time on that device: (N,)."""
+    few = max(1, 64 * 64**2 // a[0, 0].numel())
+    net, parts = lpips_over(backbone).to(device), zip(a.split(few), b.split(few), strict=True)
+    return torch.cat([net(x.to(device), y.to(device)).flatten().cpu() for x, y in parts])
 
 
 def ssim(a: Tensor, b: Tensor) -> Tensor:

@@ -34,9 +34,13 @@ def costs(run: Run, pipe: StableDiffusionPipeline) -> pd.DataFrame:
 
 
 def equal_steps(run: Run, pipe: StableDiffusionPipeline, kind: str) -> int:
-    """Steps that cost a student of that kind as many multiply-adds as the slim one's."""
-    gmac = costs(run, pipe).groupby("model").gmac.sum()
-    return round(run.profile.vae.steps * gmac["slim"] / gmac[kind])
+    """Steps that cost a student of that kind as many multiply-adds as the slim one's: three passes
+    (one forward, two for the gradient) of the student, and LPIPS with a gradient to one picture.
+    """
+    v = run.profile.vae
+    gmac = codesign.vae_costs(pipe.vae, v.size).groupby("model").gmac.sum()
+    step = 3 * gmac + 1.5 * codesign.judge_gmac(v.judge, v.size)
+    return round(v.steps * step["slim"] / step[kind])
 
 
 def student(
@@ -84,9 +88,14 @@ def compared(
 
 
 def scores(
-    judged: dict[tuple[str, int], Artifact], counted: pd.DataFrame, ms: pd.DataFrame, how: str
+    judged: dict[tuple[str, int], Artifact],
+    counted: pd.DataFrame,
+    ms: pd.DataFrame,
+    trained: dict[str, str],
+    how: str,
 ) -> pd.DataFrame:
-    """The rows of vae.csv: `judged` maps (model, seed) to what `compared` found.
+    """The rows of vae.csv: `judged` maps (model, seed) to what `compared` found; `trained` and
+    `how` say how each model was trained, and how all were measured.
 
     ms holds component, model, ms_median; a whole autoencoder costs what its two parts cost, and
     a swap is charged the part that was swapped.
@@ -100,7 +109,10 @@ def scores(
             c = spent.loc[model].loc[parts].sum()
             cells = (model, r.part, int(c.params), c.gmac, c.ms_median)
             quality_ = (r.psnr, r.ssim, r.lpips, r.latent_corr)
-            rows.append((*cells, *quality_, seed, f"{r.pictures}, n={r.n}, {how}"))
+            said = f"{r.pictures}, n={r.n}, {how}" + (
+                f", {trained[model]}" if model in trained else ""
+            )
+            rows.append((*cells, *quality_, seed, said))
     columns = ["model", "part", "params", "gmac", "ms_median", "psnr", "ssim", "lpips"]
     return pd.DataFrame(rows, columns=[*columns, "latent_corr", "seed", "protocol"])
 
@@ -133,10 +145,8 @@ def profile(
 
 def own_latents(run: Run, pipe: StableDiffusionPipeline, trained: Artifact) -> Artifact:
     """The training latents of `steps.latents` again, by the slim VAE of this pipeline."""
-    f = run.profile.fwkd
-    what = {"split": "train", "scenes": f.scenes, "crops": f.scenes // 8, "seed": run.seed}
-    keys = [run.teacher_key, trained]
-    return run.stage("latents-slim", data.latents, what, keys, quiet=True, pipe=pipe)
+    what, keys = steps.split_of(run, "train"), [run.teacher_key, trained]
+    return run.stage("latents-slim", data.latents_alone, what, keys, quiet=True, pipe=pipe)
 
 
 def combinations(

@@ -30,13 +30,16 @@ def sampling(run: Run, draw: int = 0) -> dict:
     return how | {"seed": run.seed + 10_000 * draw, "features": s.features}
 
 
-def latents(run: Run, pipe: StableDiffusionPipeline, split: str) -> Artifact:
-    """Latents and text embeddings of a split: scenes, and an eighth (held out: a quarter) as many
-    crops.
-    """
+def split_of(run: Run, split: str) -> dict:
+    """What a split holds: scenes, and an eighth (held out: a quarter) as many crops."""
     f = run.profile.fwkd
     scenes, crops = (f.scenes, f.scenes // 8) if split == "train" else (f.heldout, f.heldout // 4)
-    what = {"split": split, "scenes": scenes, "crops": crops, "seed": run.seed}
+    return {"split": split, "scenes": scenes, "crops": crops, "seed": run.seed}
+
+
+def latents(run: Run, pipe: StableDiffusionPipeline, split: str) -> Artifact:
+    """Latents and text embeddings of a split."""
+    what = split_of(run, split)
     return run.stage(
         f"latents-{split}", data.latents, what, [run.teacher_key], quiet=True, pipe=pipe
     )

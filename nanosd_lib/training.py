@@ -65,12 +65,12 @@ def _resume(path: Path, net: nn.Module, ema: dict, opt: torch.optim.Optimizer) -
         ema[k].copy_(tensors[f"ema.{k}"])
     for n, p in net.named_parameters():
         state = {
-            k: tensors[f"opt.{k}.{n}"]
+            k: tensors[f"opt.{k}.{n}"].to(p.device)
             for k in ("exp_avg", "exp_avg_sq")
             if f"opt.{k}.{n}" in tensors
         }
         if state:
-            opt.state[p] = state | {"step": torch.tensor(float(step))}
+            opt.state[p] = state | {"step": torch.tensor(float(step), device=p.device)}
     return step, json.loads(meta["log"])
 
 

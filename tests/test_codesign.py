@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from types import SimpleNamespace
 
 import numpy as np
@@ -51,6 +52,18 @@ def test_the_teacher_beside_itself_and_a_student_beside_the_teacher(pipe, studen
     torch.testing.assert_close(found["examples"][f"{kind}, decoder"], mixed, atol=1e-5, rtol=0)
 
 
+def test_what_a_correlation_does_not_see(pipe, student):
+    """An encoder off by a scale and an offset: the correlation is the same, less is explained."""
+    plain = codesign.compare(pipe, student, 2, "mini-attributes", 0)["channels"]
+    other = copy.deepcopy(student)
+    with torch.no_grad():
+        other.encoder[-1].weight[:4] *= 3
+        other.encoder[-1].bias[:4] += 20
+    moved = codesign.compare(pipe, other, 2, "mini-attributes", 0)["channels"]
+    np.testing.assert_allclose(moved["corr"], plain["corr"], atol=1e-3)
+    assert (moved.explained < plain.explained - 1).all() and (plain.explained <= 1).all()
+
+
 def test_a_strip_begins_and_ends_at_its_pictures(pipe):
     x = torch.rand(2, 3, 64, 64) * 2 - 1
     strip = codesign.strip(pipe.vae, x, 5)
@@ -89,6 +102,24 @@ def test_ratios_to_the_teacher(pipe, student):
     slim = table[table.model == "slim"].set_index("part")
     assert (slim.fewer_macs > 5).all()
     assert slim.params["encoder"] == cost.parameters(student.encoder)
+
+
+def test_the_judge_costs_what_its_backbone_costs():
+    """VGG-16's convolutions take 15.35 G multiply-adds at 224 pixels (Simonyan & Zisserman)."""
+    assert codesign.judge_gmac("lpips-vgg", 224) == pytest.approx(2 * 15.35, rel=0.01)
+    assert 0 < codesign.judge_gmac("mini-attributes", 64) < codesign.judge_gmac("lpips-vgg", 64)
+
+
+def test_a_batch_is_where_the_network_is():
+    z, text, g = torch.zeros(2, 4, 2, 2), torch.zeros(2, 3, 5), torch.Generator().manual_seed(0)
+    schedule = SimpleNamespace(
+        config=SimpleNamespace(num_train_timesteps=10), alphas_cumprod=torch.linspace(1, 0, 10)
+    )
+    read = data.Latents(z, text, text[:1], own=z)
+    batch = data.noisy(read, schedule, 2, g, device=torch.device("meta"))
+    assert {v.device.type for v in batch.values()} == {"meta"} and "own" in batch
+    with pytest.raises(ValueError, match="own has 1 latents, z 2"):
+        data.Latents(z, text, text[:1], own=z[:1])
 
 
 def training_rng():

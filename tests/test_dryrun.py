@@ -27,6 +27,9 @@ def test_the_plan_names_every_stage(table):
     named = {
         "vae-moments",
         "vae-student",
+        "vae-compare",
+        "latents-slim",
+        "codesign",
         "teacher",
         "fwkd",
         "search",

@@ -200,8 +200,8 @@ def test_vae_and_codesign_tables(study):
     assert gmac["teacher", "both"] > 5 * gmac["slim", "both"]
     pairs = table(study, "codesign").set_index(["unet", "vae", "aligned"])
     assert len(pairs) == 8 and abs(pairs.tafid["teacher", "teacher", "no"]) < 1e-3
-    others = pairs.drop(("teacher", "teacher", "no"))
-    assert others.tafid.gt(0).all() and pairs.floor.gt(0).all()
+    others = pairs.drop(("teacher", "teacher", "no"))  # hardly trained: far above the floor
+    assert (others.tafid > others.floor).all() and pairs.floor.gt(0).all()
     left_out = set(table(study, "vae_ablation").left_out)
     assert left_out == {"nothing", "latent", "kl", "reconstruction", "perceptual"}
     totals = table(study, "pipeline_total").set_index(["geometry", "configuration"])

@@ -79,17 +79,22 @@ def test_it_encodes_and_decodes_like_autoencoderkl(teacher, student):
 
 
 def test_slicing_and_tiling(student):
+    sizes = []
+    student.encoder.register_forward_pre_hook(lambda _, x: sizes.append(tuple(x[0].shape)))
     for p in student.parameters():  # blocks that are not identities any more
         torch.nn.init.normal_(p, std=0.1)
     x = pictures(2, 64)
     z, y = student.encode(x).latent_dist.mean, student(x).sample
     student.enable_slicing()
     torch.testing.assert_close(student.encode(x).latent_dist.mean, z)
+    assert sizes[-2:] == [(1, 3, 64, 64)] * 2
     student.enable_tiling()
     assert student.tile_sample_min_size == 32 and student.tile_latent_min_size == 8
     tiled = student.encode(x).latent_dist.mean
     assert tiled.shape == z.shape and not torch.equal(tiled, z)
-    assert student.decode(z).sample.shape == y.shape
+    assert sizes[-1][-1] <= 32
+    whole = student.decode(z).sample
+    assert whole.shape == y.shape and not torch.equal(whole, y)
     student.disable_slicing()
     student.disable_tiling()
     torch.testing.assert_close(student(x).sample, y)
