@@ -256,7 +256,7 @@ def align(
     record = training.fit(
         name, student, loss_of, steps, lr, scratch, seed, decay=0.9, every=50, warmup=5
     )
-    student.to(teacher.dtype).eval()
+    student.to(next(teacher.parameters())).eval()
     return record
 
 

@@ -95,7 +95,8 @@ def check_frechet(
     one, two = (quality.features(look, x) for x in renders)
     prompts, protocol = data.prompts(n, seed), _protocol(n, steps, guidance, seed)
     torch.manual_seed(seed)
-    untrained = UNet2DConditionModel.from_config(pipe.unet.config).to(pipe.device, pipe.unet.dtype)
+    untrained = UNet2DConditionModel.from_config(pipe.unet.config)
+    untrained.to(next(pipe.unet.parameters()))
     drawn = lambda p: quality.looked_at(p, prompts, protocol, batch)[0]  # noqa: E731
     made = {
         "teacher samples": drawn(pipe),

@@ -213,7 +213,7 @@ def student(arch: Arch | str, teacher: UNet2DConditionModel) -> NanoUNet:
     with torch.device(p.device):
         net = NanoUNet(arch=str(a), **settings(teacher))
     if p.dtype != torch.float32:
-        net = net.to(p.dtype)
+        net = net.to(p)
     if p.device.type != "meta":
         inherit(net, teacher, a.deep)
     return net.eval()

@@ -176,7 +176,7 @@ def load(kind: str, teacher: AutoencoderKL, weights: dict[str, Tensor]) -> Autoe
     """A trained student, frozen, on the teacher's device and in its dtype."""
     net = KINDS[kind](teacher)
     net.load_state_dict(weights)
-    return net.to(teacher.device, teacher.dtype).eval().requires_grad_(False)
+    return net.to(next(teacher.parameters())).eval().requires_grad_(False)
 
 
 # ------------------------------------------------------------------------------ one way to use them
