@@ -19,7 +19,7 @@ COMPONENTS = {
 }
 
 
-def busiest(pictures: Tensor, box: int = 24) -> list[tuple[int, int]]:
+def busiest(pictures: Tensor, box: int) -> list[tuple[int, int]]:
     """Row and column of the box x box pixels with the largest variance in each (N, 3, H, W)."""
     grey = pictures.mean(1, keepdim=True)
     mean, square = (torch.nn.functional.avg_pool2d(v, box, stride=1) for v in (grey, grey**2))
@@ -27,7 +27,7 @@ def busiest(pictures: Tensor, box: int = 24) -> list[tuple[int, int]]:
     return [divmod(int(i), mean.shape[-1]) for i in best]
 
 
-def detail(pictures: Tensor, corners: list[tuple[int, int]], box: int = 24) -> Tensor:
+def detail(pictures: Tensor, corners: list[tuple[int, int]], box: int) -> Tensor:
     """box x box pixels at those corners of pictures (N, 3, H, W), magnified to H x W."""
     boxes = [p[:, y : y + box, x : x + box] for p, (y, x) in zip(pictures, corners, strict=True)]
     return torch.nn.functional.interpolate(torch.stack(boxes), pictures.shape[-2:], mode="nearest")
@@ -39,13 +39,14 @@ def error_map(pictures: Tensor, originals: Tensor, gain: float = 4) -> Tensor:
 
 
 def judged(originals: Tensor, made: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Rows for `tables.grid`: originals and every model's pictures, each with its busiest part
-    magnified, and the errors.
+    """Rows for `tables.grid`: originals and every model's pictures, each with its busiest part (3/8
+    of a side) magnified, and the errors.
     """
-    corners = busiest(originals)
-    rows = {"original": originals, "original, detail": detail(originals, corners)}
+    box = originals.shape[-1] * 3 // 8
+    corners = busiest(originals, box)
+    rows = {"original": originals, "original, detail": detail(originals, corners, box)}
     for name, y in made.items():
-        rows |= {name: y, f"{name}, detail": detail(y, corners)}
+        rows |= {name: y, f"{name}, detail": detail(y, corners, box)}
         rows[f"{name}, error"] = error_map(y, originals)
     return rows
 

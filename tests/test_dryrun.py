@@ -54,8 +54,9 @@ def test_counted_work_is_what_torch_counts_in_the_stage(random_teacher):
     pipe = quality.load_teacher(str(random_teacher))
     study = dryrun.DryStudy(pipe, profiles.load("smoke"), random_teacher.parent)
     steps = {s.name: s for s in study.steps()}
-    study.latents("heldout"), study.reference()
-    for name in ("check-vae", "reference", "prior", "search"):
+    study.latents("heldout"), study.reference(), study.vae_moments(), study.vae_student()
+    ours = ("vae-moments", "vae-student", "vae-compare", "latents-slim", "codesign")
+    for name in ("check-vae", "reference", "prior", "search", *ours):
         counted = 2e9 * sum(cost.flops(steps[name].call))
         assert steps[name].done == pytest.approx(counted, rel=0.25), name
 
