@@ -221,7 +221,8 @@ class DryStudy:
         slim = 3 * 2e9 * counted["slim"].sum()
         seen = 1.5 * 2e9 * codesign.judge_gmac(v.judge, v.size)
         here = slim + 1.5 * 2e9 * codesign.judge_gmac("mini-attributes", v.size)
-        swapped = both + small.sum()  # each picture once through each encoder and each decoder
+        # through both encoders, the teacher's decoder once and the student's twice
+        swapped = both + small.sum() + small["decoder"]
         students = v.seeds + 1 + 5
         learned = (v.seeds + 1) * v.steps + 5 * v.ablation_steps  # one is AutoencoderTiny
         errors = 2 * w.unet  # a teacher's and a student's pass over one noisy latent
@@ -250,12 +251,12 @@ class DryStudy:
                  (v.scenes + v.crops) / 2),
             Step("vae-student", "04", self.vae_student, 2 * here,
                  learned * v.batch * (slim + seen), students),
-            Step("vae-compare", "04", self.vae_compare, 2 * (swapped + w.decode + small["decoder"]),
-                 2 * v.heldout * students * (swapped + w.decode + small["decoder"]), students),
+            Step("vae-compare", "04", self.vae_compare, 2 * swapped,
+                 2 * v.heldout * students * swapped, students),
             Step("latents-slim", "04", self.latents_slim,
                  2 * small["encoder"], train * small["encoder"], train / 2),
             Step("codesign", "04", self.codesign,
-                 w.images(2, 1) + small["encoder"] + w.unet + small["decoder"],
+                 w.images(2, 1) - 2 * w.decode + w.unet + small["encoder"] + 3 * small["decoder"],
                  8 * (w.images(b.images, s) + v.heldout * (both + w.unet)), 8),
             Step("search", "05", self.judge,
                  w.images(2, 1, w.n2), networks * w.images(b.images, s, w.mean), networks),

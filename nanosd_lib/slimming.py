@@ -198,10 +198,11 @@ def combinations(
 def with_costs(
     table: pd.DataFrame, times: pd.DataFrame, judged: dict[str, Artifact]
 ) -> pd.DataFrame:
-    """`combinations` with psnr (reconstruction by the VAE alone, mean over kinds of pictures) and
-    ms_tile (the whole pipeline; rows of `codesign.pipeline_time`).
+    """`combinations` with psnr (held-out scenes through the VAE alone) and ms_tile (the whole
+    pipeline; rows of `codesign.pipeline_time`).
     """
-    psnr = {k: a["table"].query("part == 'both'").psnr.mean() for k, a in judged.items()}
+    scenes = "part == 'both' and pictures == 'held-out scenes'"
+    psnr = {k: a["table"].query(scenes).psnr.item() for k, a in judged.items()}
     ms = codesign.whole(times).set_index("configuration").ms
     names = {pair: name for name, pair in codesign.CONFIGURATIONS.items()}
     pairs = zip(table.unet, table.vae, strict=True)

@@ -187,7 +187,9 @@ def test_a_taught_stage_comes_back_with_its_errors(narrow, monkeypatch):
     taught, used, draw = {}, [], data.noisy
     for fraction in (1.0, 0.25):
         used.clear()
-        monkeypatch.setattr(data, "noisy", lambda d, *rest: used.append(d.z) or draw(d, *rest))
+        monkeypatch.setattr(
+            data, "noisy", lambda d, *rest, **kw: used.append(d.z) or draw(d, *rest)
+        )
         how = dict(steps=4, batch=4, lr=1e-3, seed=0, fraction=fraction, e3_target="D4")
         taught[fraction] = teach(narrow, train, heldout, scheduler, pairs, how)
         monkeypatch.undo()
