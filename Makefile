@@ -44,7 +44,8 @@ $(STAMP): requirements.lock pyproject.toml
 	VIRTUAL_ENV=.venv $(BIN)/uv pip sync --quiet --require-hashes requirements.lock && \
 	VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet --no-deps --no-build-isolation -e .
 	@$(BIN)/python -m ipykernel install --sys-prefix --name nanosd \
-		--display-name "Python (nanosd)" >/dev/null
+		--display-name "Python (nanosd)" \
+		--env PYTHONWARNINGS 'ignore:`torch.jit.script` is deprecated:FutureWarning' >/dev/null
 	@touch $(STAMP)
 	@echo "the environment is ready in .venv"
 

@@ -113,7 +113,7 @@ def _imported(tree: ast.AST, module: str = "__main__") -> set[str]:
 def source_closure(modules: set[str]) -> dict[str, str]:
     """Module name -> hash of its code, for the modules and all they import of this library.
 
-    `nanosd_lib/__init__.py` does not count: it holds the version and a filter of warnings.
+    `nanosd_lib/__init__.py` does not count: it holds the version and nothing else.
     RuntimeError when a source is no longer the one this process started with.
     """
     todo, closure = sorted(modules), {}

@@ -47,24 +47,26 @@ def test_the_plan_names_every_stage(table):
     assert total.paper_gpu_hours == 750
 
 
-def test_counted_work_is_what_torch_counts_in_the_stage(random_teacher):
+@pytest.fixture(scope="module")
+def study(random_teacher):
+    pipe = quality.load_teacher(str(random_teacher))
+    made = dryrun.DryStudy(pipe, profiles.load("smoke"), random_teacher.parent)
+    made.latents("heldout"), made.latents("train"), made.reference(), made.vae_moments()
+    return made
+
+
+def test_counted_work_is_what_torch_counts_in_the_stage(study):
     """The formula that scales a stage agrees with operations counted while it runs (what the
     judges' small networks do is left out of it).
     """
-    pipe = quality.load_teacher(str(random_teacher))
-    study = dryrun.DryStudy(pipe, profiles.load("smoke"), random_teacher.parent)
     steps = {s.name: s for s in study.steps()}
-    study.latents("heldout"), study.reference(), study.vae_moments()
     ours = ("vae-moments", "vae-student", "vae-compare", "latents-slim", "codesign")
     for name in ("check-vae", "reference", "prior", "search", *ours):
         counted = 2e9 * sum(cost.flops(steps[name].call))
         assert steps[name].done == pytest.approx(counted, rel=0.25), name
 
 
-def test_fwkds_formula(random_teacher):
-    pipe = quality.load_teacher(str(random_teacher))
-    study = dryrun.DryStudy(pipe, profiles.load("smoke"), random_teacher.parent)
-    study.latents("heldout"), study.latents("train")
+def test_fwkds_formula(study):
     (step,) = [s for s in study.steps() if s.name == "fwkd"]
     assert step.done == pytest.approx(2e9 * sum(cost.flops(step.call)), rel=0.1)
 
