@@ -14,7 +14,7 @@ import pandas as pd
 import papermill
 from tqdm.auto import tqdm
 
-from nanosd_lib import kernels  # registers the engine
+from nanosd_lib.runs import kernels  # registers the engine
 
 ROUNDS = 3
 NOTEBOOKS = {

@@ -13,17 +13,19 @@ import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
-from nanosd_lib import arch, data, distill, quality
+from nanosd_lib.data import splits
+from nanosd_lib.learning import fwkd
+from nanosd_lib.networks import arch, pipeline
 
 BATCH, ROUNDS = 16, 4
 
 
 def step(teacher, nets, batch) -> None:
     """One FwKD step of these surrogates: teacher pass, losses, gradients, AdamW."""
-    seen = distill.look(teacher, batch)
+    seen = fwkd.look(teacher, batch)
     for net, optimiser in nets:
-        want = distill.targets(seen, net.stage, net.code)
-        distill.relative_error(distill.outputs(net, seen[net.stage].inputs), want).backward()
+        want = fwkd.targets(seen, net.stage, net.code)
+        fwkd.relative_error(fwkd.outputs(net, seen[net.stage].inputs), want).backward()
         optimiser.step()
         optimiser.zero_grad()
 
@@ -31,13 +33,13 @@ def step(teacher, nets, batch) -> None:
 def main() -> None:
     torch.set_num_threads(2)
     torch.manual_seed(0)
-    pipe = quality.load_teacher("data/sd-mini")
-    latents = data.Latents(**data.latents(pipe, "train", 64, 8, 0)["latents"])
-    nets = distill.surrogates(pipe.unet, list(arch.alternatives())).values()
+    pipe = pipeline.load_teacher("data/sd-mini")
+    latents = splits.Latents(**splits.latents(pipe, "train", 64, 8, 0)["latents"])
+    nets = fwkd.surrogates(pipe.unet, list(arch.alternatives())).values()
     pairs = [(n, torch.optim.AdamW(n.parameters(), lr=1e-3, fused=True)) for n in nets]
     rows = []
     for k in tqdm(range(ROUNDS + 1), desc="rounds"):
-        batch = data.noisy(latents, pipe.scheduler, BATCH, torch.Generator().manual_seed(k))
+        batch = splits.noisy(latents, pipe.scheduler, BATCH, torch.Generator().manual_seed(k))
         began = time.perf_counter()
         step(pipe.unet, pairs, batch)
         middle = time.perf_counter()

@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
-import numpy as np
 import pandas as pd
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
@@ -20,7 +19,6 @@ DATA = Path(__file__).parents[1] / "data" / "paper"
 TEXT = "E1 E2 E3 E4 M D4 D3 D2 D1 printed_D3 printed_D2 printed_D1 note".split()
 COLUMNS = "id statement source paper ours unit protocol rule verdict notebook why".split()
 VERDICTS = ("reproduced", "differs", "trend holds", "trend fails", "not run")
-
 Words = Annotated[str, Field(min_length=1)]
 Notebook = Literal[
     "00_start_here", "01_tiling_analysis", "02_block_surgery", "03_fwkd", "04_vae_slimming",
@@ -210,28 +208,6 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
     return counts.rename_axis("verdict").reset_index(name="claims")
 
 
-def attention_counts(row: Mapping[str, str]) -> tuple[int, int, int]:
-    """Attention modules at 64x64 (E1, D1), 32x32 (E2, D2) and 16x16 (E3, D3) latents."""
-    return tuple((row[f"E{i}"] + row[f"D{i}"]).count("A") for i in (1, 2, 3))
-
-
-def fit_latency(df: pd.DataFrame, column: str, printed: bool = False) -> dict[str, object]:
-    """ms = base + a64 #A(E1,D1) + a32 #A(E2,D2) + a16 #A(E3,D3) by least squares (our reading).
-
-    Nine rows, four coefficients: descriptive, not a validation. `printed` takes the poster's
-    strings as they stand. `loo_mean`, `loo_max`: absolute leave-one-out error in ms.
-    """
-    rows = df.dropna(subset=[column])
-    for d in ("D3", "D2", "D1") if printed else ():
-        rows = rows.assign(**{d: rows[d].where(rows[f"printed_{d}"] == "", rows[f"printed_{d}"])})
-    X = np.array([[1, *attention_counts(row)] for _, row in rows.iterrows()], float)  # (9, 4)
-    y = rows[column].to_numpy(float)
-    coef, others = np.linalg.lstsq(X, y, rcond=None)[0], ~np.eye(len(y), dtype=bool)
-    held = [x @ np.linalg.lstsq(X[o], y[o], rcond=None)[0] for x, o in zip(X, others, strict=True)]
-    loo = np.abs(y - held)
-    return {
-        "coef": dict(zip(("base", "a64", "a32", "a16"), coef.tolist(), strict=True)),
-        "r2": float(1 - ((y - X @ coef) ** 2).sum() / ((y - y.mean()) ** 2).sum()),
-        "loo_mean": float(loo.mean()),
-        "loo_max": float(loo.max()),
-    }
+def paper_name(name: str) -> str:
+    """ "N1" is the paper's NanoSD1; other names are the same."""
+    return f"NanoSD{name[1:]}" if name[0] == "N" and name[1:].isdigit() else name

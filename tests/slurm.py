@@ -149,7 +149,8 @@ def _until(true, seconds: float, what: str) -> None:
 
 def trial(folder: Path) -> None:
     """Jobs, a job that dies, and a sweep of two studies whose first job is killed and resumed."""
-    from nanosd_lib import jobs, layout, sweep
+    from nanosd_lib import paths
+    from nanosd_lib.runs import jobs, sweep
 
     echo = [
         jobs.Job("nanosd_lib.sweep:echo", {"value": k}, str(folder / "store")) for k in range(4)
@@ -173,7 +174,7 @@ def trial(folder: Path) -> None:
     print(table, flush=True)
     assert code == 1 and table.count(",ok,") == 1, "the killed job must not look well"
     assert sweep.main(words) == 0
-    claims = layout.results_root() / "sweep" / "claims.csv"
+    claims = paths.results_root() / "sweep" / "claims.csv"
     assert claims.exists() and (folder / "results/sweep/status.csv").read_text().count(",ok,") == 2
     print("the next sweep went on and ended well", flush=True)
 

@@ -7,8 +7,9 @@ from dataclasses import FrozenInstanceError
 
 import pytest
 
-from nanosd_lib import arch, paper
-from nanosd_lib.arch import Arch
+from nanosd_lib import paper
+from nanosd_lib.networks import arch
+from nanosd_lib.networks.arch import Arch
 
 N2 = Arch("R", "RA", "RA", "RARA", "RARA", "RR")
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from nanosd_lib import backends, builders, hardware
-from nanosd_lib.arch import NANOSD
+from nanosd_lib.hardware import backends, builders, profile
+from nanosd_lib.networks.arch import NANOSD
 
 TINY = dict(
     sample_size=8,
@@ -28,7 +28,7 @@ def rows():
 @pytest.fixture(scope="module")
 def converted(rows, tmp_path_factory):
     folder = tmp_path_factory.mktemp("converted")
-    hardware.convert(rows, list(backends.CPU.values()), folder)
+    profile.convert(rows, list(backends.CPU.values()), folder)
     return folder
 
 
@@ -41,7 +41,7 @@ def eager(build) -> np.ndarray:
 @pytest.mark.parametrize("name", ROWS)
 @pytest.mark.parametrize("kind, slack", [("ort-fp32", 1e-4), ("ort-int8", 0.35)])
 def test_the_converted_network_gives_the_same(rows, converted, name, kind, slack):
-    folder = converted / hardware.layout.plain(name)
+    folder = converted / profile.layout.plain(name)
     ours, want = backends.CPU[kind].load(rows[name], folder)()[0], eager(rows[name])
     assert ours.shape == want.shape
     error = np.sqrt(np.mean((ours - want) ** 2)) / want.std()

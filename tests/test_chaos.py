@@ -14,7 +14,8 @@ import chaos
 import pandas as pd
 import pytest
 
-from nanosd_lib import artifacts, layout, provenance, stages, store, sweep
+from nanosd_lib import paths
+from nanosd_lib.runs import artifacts, cache, layout, notebook, sweep
 
 WRITER = """
 import sys
@@ -32,7 +33,7 @@ def test_kill_9_at_random_moments_leaves_whole_artifacts_or_none(tmp_path):
     """Four writers killed somewhere in the middle: what is there is whole, nothing is lost."""
     g, whole = random.Random(0), set()
     code = textwrap.dedent(WRITER.format(store=str(tmp_path)))
-    env = {**os.environ, "PYTHONPATH": str(provenance.ROOT)}
+    env = {**os.environ, "PYTHONPATH": str(paths.ROOT)}
     for _ in range(4):
         writer = subprocess.Popen([sys.executable, "-c", code], env=env, stdout=subprocess.PIPE)
         writer.stdout.readline()  # it has begun to write
@@ -57,7 +58,9 @@ def place(tmp_path, monkeypatch):
 
 
 def squares(folder, n: int = 3):
-    return stages.stage(folder, store.torch.device("cpu"), "echo", sweep.echo, {"value": n}, [], {})
+    return cache.cached(
+        folder, notebook.torch.device("cpu"), "echo", sweep.echo, {"value": n}, [], {}
+    )
 
 
 def test_a_full_disk_keeps_what_was_finished(place):
@@ -67,8 +70,8 @@ def test_a_full_disk_keeps_what_was_finished(place):
         with pytest.raises(OSError, match="No space left"):
             filler.write_bytes(b"x" * 10**6)
         with pytest.raises(OSError, match="No space left"):
-            stages.stage(
-                folder, store.torch.device("cpu"), "echo", sweep.echo,
+            cache.cached(
+                folder, notebook.torch.device("cpu"), "echo", sweep.echo,
                 {"value": ["x" * 1000] * 500}, [], {},
             )  # fmt: skip
         assert artifacts.read(first.path, first.key)["value"] == 1
@@ -116,7 +119,7 @@ def test_clocks_do_not_matter(place):
 def test_another_lock_is_another_result(place, monkeypatch):
     folder = place / "store"
     one = squares(folder)
-    monkeypatch.setattr(stages, "lock_hash", lambda: "another")
+    monkeypatch.setattr(cache, "lock_hash", lambda: "another")
     two = squares(folder)
     assert one.path != two.path and one.path.exists()
 
@@ -124,9 +127,9 @@ def test_another_lock_is_another_result(place, monkeypatch):
 def test_measurements_live_with_the_machine(place, monkeypatch):
     assert layout.measures("profile-stages") and layout.measures("stream-ms")
     assert not layout.measures("sensitivity") and not layout.measures("fwkd")
-    run = store.open_run("02_toy", "smoke")
+    run = notebook.open_run("02_toy", "smoke")
     kept = run.stage("echo-ms", sweep.echo, {"value": 1})
-    assert kept.path.parent == layout.device_root() != run.store
+    assert kept.path.parent == paths.device_root() != run.store
     monkeypatch.setenv("NANOSD_DEVICE", str(place / "elsewhere"))
     assert run.stage("echo-ms", sweep.echo, {"value": 1}).path.parent == place / "elsewhere"
 
@@ -143,7 +146,7 @@ def test_studies_side_by_side_share_the_cores(monkeypatch):
 
 def test_the_table_of_the_last_full_attack():
     """`make chaos` leaves it; the committed one has nothing lost and everything survived."""
-    table = pd.read_csv(provenance.ROOT / "results" / "reference" / "chaos.csv")
+    table = pd.read_csv(paths.ROOT / "results" / "reference" / "chaos.csv")
     assert list(table.columns) == chaos.COLUMNS and len(table) >= 6
     assert table.lost.eq(0).all() and table.survived.eq(table.tried).all()
     assert table.tried.sum() >= 40

@@ -8,9 +8,12 @@ import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, UNet2DConditionModel
 from torch import nn
 
-from nanosd_lib import arch, data, distill, quality, surgery
-from nanosd_lib.arch import BASE, NANOSD, STAGES
-from nanosd_lib.teacher import SCHEDULER, UNET
+from nanosd_lib.data import splits
+from nanosd_lib.learning import align, fwkd
+from nanosd_lib.learning.sd_mini import SCHEDULER, UNET
+from nanosd_lib.networks import arch, pipeline, surgery
+from nanosd_lib.networks.arch import BASE, NANOSD, STAGES
+from nanosd_lib.quality import tafid
 
 NARROW = UNET | dict(
     sample_size=8,
@@ -61,7 +64,7 @@ def narrow():
 
 @pytest.fixture(scope="module")
 def seen(teacher):
-    return distill.look(teacher, a_batch(UNET))
+    return fwkd.look(teacher, a_batch(UNET))
 
 
 # ------------------------------------------------------------------------------------------ looking
@@ -69,11 +72,11 @@ def seen(teacher):
 
 def test_hooks_go_back_whatever_happens(narrow):
     assert hooks(narrow) == 0
-    with pytest.raises(RuntimeError, match="inside"), distill.captured(narrow):
+    with pytest.raises(RuntimeError, match="inside"), fwkd.captured(narrow):
         assert hooks(narrow) == 7  # six stages and D4
         raise RuntimeError("inside")
     assert hooks(narrow) == 0
-    distill.look(narrow, a_batch(NARROW))
+    fwkd.look(narrow, a_batch(NARROW))
     assert hooks(narrow) == 0
 
 
@@ -81,7 +84,7 @@ def test_looking_changes_nothing(narrow):
     b, before = a_batch(NARROW), state(narrow)
     with torch.no_grad():
         plain = narrow(b["x"], b["t"], b["text"]).sample
-        with distill.captured(narrow):
+        with fwkd.captured(narrow):
             watched = narrow(b["x"], b["t"], b["text"]).sample
     assert torch.equal(plain, watched) and same(before, narrow.state_dict())
 
@@ -103,7 +106,7 @@ def test_what_a_stage_reads_is_what_the_one_before_wrote(seen):
 @pytest.mark.parametrize("e3_target", ["D4", "E3"])
 @pytest.mark.parametrize("code, n", [("RARA", 2), ("RR", 2), ("RA", 1), ("R", 1)])
 def test_what_e3_is_taught(seen, e3_target, code, n):
-    want = distill.targets(seen, "E3", code, e3_target)
+    want = fwkd.targets(seen, "E3", code, e3_target)
     assert [tuple(t.shape) for t in want] == [(4, 128, 4, 4)] * n
     last = seen["D3"].inputs["hidden_states"] if e3_target == "D4" else seen["E3"].outputs[1]
     assert torch.equal(want[-1], last)
@@ -112,10 +115,10 @@ def test_what_e3_is_taught(seen, e3_target, code, n):
 
 @pytest.mark.parametrize("stage, code", list(arch.alternatives()), ids=lambda v: v)
 def test_every_surrogate_meets_its_targets(seen, teacher, stage, code):
-    want = distill.targets(seen, stage, code)
+    want = fwkd.targets(seen, stage, code)
     net = surgery.surrogate(stage, code, teacher)
     with torch.no_grad():
-        got = distill.outputs(net, seen[stage].inputs)
+        got = fwkd.outputs(net, seen[stage].inputs)
     assert [g.shape for g in got] == [w.shape for w in want]
     one_r = code.count("R") == 1
     full = {"E1": 3, "E2": 3, "E3": 2}.get(stage, 1)
@@ -126,29 +129,29 @@ def test_every_surrogate_meets_its_targets(seen, teacher, stage, code):
 def test_the_original_code_has_no_error(seen, teacher, stage):
     net = surgery.surrogate(stage, BASE[stage], teacher)
     with torch.no_grad():
-        got = distill.outputs(net, seen[stage].inputs)
-    want = distill.targets(seen, stage, BASE[stage], e3_target="E3")
+        got = fwkd.outputs(net, seen[stage].inputs)
+    want = fwkd.targets(seen, stage, BASE[stage], e3_target="E3")
     assert max(float((g - w).abs().max()) for g, w in zip(got, want, strict=True)) <= 1e-5
-    assert float(distill.relative_error(got, want)) <= 1e-10
+    assert float(fwkd.relative_error(got, want)) <= 1e-10
 
 
 def test_relative_error_of_a_copy_and_of_the_mean():
     g = torch.Generator().manual_seed(0)
     t = tuple(3 * torch.randn(4, 8, 16, 16, generator=g) + 5 for _ in range(2))
-    assert distill.relative_error(t, t) == 0
+    assert fwkd.relative_error(t, t) == 0
     mean = tuple(x.mean().expand_as(x) for x in t)
-    assert float(distill.relative_error(mean, t)) == pytest.approx(1, abs=1e-3)
-    assert float(distill.relative_error((mean[0], t[1]), t)) == pytest.approx(0.5, abs=1e-3)
+    assert float(fwkd.relative_error(mean, t)) == pytest.approx(1, abs=1e-3)
+    assert float(fwkd.relative_error((mean[0], t[1]), t)) == pytest.approx(0.5, abs=1e-3)
     scaled = tuple(100 * x for x in t)
-    assert float(distill.relative_error(tuple(100 * m for m in mean), scaled)) == pytest.approx(
-        float(distill.relative_error(mean, t)), rel=1e-4
+    assert float(fwkd.relative_error(tuple(100 * m for m in mean), scaled)) == pytest.approx(
+        float(fwkd.relative_error(mean, t)), rel=1e-4
     )
 
 
 def test_features_are_paired_one_to_one():
     one = torch.zeros(1, 2, 2, 2)
     with pytest.raises(ValueError):
-        distill.relative_error((one,), (one, one))
+        fwkd.relative_error((one,), (one, one))
 
 
 # -------------------------------------------------------------------------------------- FwKD itself
@@ -157,9 +160,9 @@ def test_features_are_paired_one_to_one():
 def test_three_steps_lower_the_error_and_leave_the_teacher_alone(teacher, tmp_path):
     batch, before = a_batch(UNET), state(teacher)
     pairs = [("E1", "RA")]
-    start = distill.errors(teacher, distill.surrogates(teacher, pairs), [batch])
-    nets, record = distill.fwkd(teacher, pairs, lambda g: batch, 3, 1e-3, tmp_path)
-    end = distill.errors(teacher, nets, [batch])
+    start = fwkd.errors(teacher, fwkd.surrogates(teacher, pairs), [batch])
+    nets, record = fwkd.distil(teacher, pairs, lambda g: batch, 3, 1e-3, tmp_path)
+    end = fwkd.errors(teacher, nets, [batch])
     assert 0 < end["E1:RA"] < 0.98 * start["E1:RA"]
     assert record[-1]["step"] == 3 and not nets.training
     assert same(before, teacher.state_dict()) and hooks(teacher) == 0
@@ -168,10 +171,10 @@ def test_three_steps_lower_the_error_and_leave_the_teacher_alone(teacher, tmp_pa
 
 def test_one_shared_pass_teaches_what_separate_passes_teach(narrow, tmp_path):
     pairs = [("E1", "RA"), ("E3", "R"), ("D2", "RA")]
-    together, _ = distill.fwkd(narrow, pairs, draw, 5, 1e-2, tmp_path / "all", seed=3)
+    together, _ = fwkd.distil(narrow, pairs, draw, 5, 1e-2, tmp_path / "all", seed=3)
     for i, pair in enumerate(pairs):
-        alone, _ = distill.fwkd(narrow, [pair], draw, 5, 1e-2, tmp_path / str(i), seed=3)
-        start = distill.surrogates(narrow, [pair]).state_dict()
+        alone, _ = fwkd.distil(narrow, [pair], draw, 5, 1e-2, tmp_path / str(i), seed=3)
+        start = fwkd.surrogates(narrow, [pair]).state_dict()
         for k, v in alone.state_dict().items():
             torch.testing.assert_close(together.state_dict()[k], v, rtol=0, atol=1e-6)
         assert not same(start, alone.state_dict())
@@ -180,15 +183,15 @@ def test_one_shared_pass_teaches_what_separate_passes_teach(narrow, tmp_path):
 def test_a_taught_stage_comes_back_with_its_errors(narrow, monkeypatch):
     g = torch.Generator().manual_seed(0)
     made = lambda *s: torch.randn(*s, generator=g)  # noqa: E731
-    train = data.Latents(made(16, 4, 8, 8), made(16, 5, 16), made(1, 5, 16))
+    train = splits.Latents(made(16, 4, 8, 8), made(16, 5, 16), made(1, 5, 16))
     scheduler, pairs = DDIMScheduler(**SCHEDULER), [["E1", "RA"], ["D1", "R"]]
-    heldout = [data.noisy(train, scheduler, 8, g)]
+    heldout = [splits.noisy(train, scheduler, 8, g)]
     keys = ["E1:RA", "D1:R"]
-    taught, used, draw = {}, [], data.noisy
+    taught, used, draw = {}, [], splits.noisy
     for fraction in (1.0, 0.25):
         used.clear()
         monkeypatch.setattr(
-            data, "noisy", lambda d, *rest, **kw: used.append(d.z) or draw(d, *rest)
+            splits, "noisy", lambda d, *rest, **kw: used.append(d.z) or draw(d, *rest)
         )
         how = dict(steps=4, batch=4, lr=1e-3, seed=0, fraction=fraction, e3_target="D4")
         taught[fraction] = teach(narrow, train, heldout, scheduler, pairs, how)
@@ -198,9 +201,9 @@ def test_a_taught_stage_comes_back_with_its_errors(narrow, monkeypatch):
         assert rows <= {z.numpy().tobytes() for z in train.z}
     curve = taught[1.0]["curve"]
     assert list(curve.columns) == ["step", *keys] and list(curve.step) == [0, 1, 2, 3, 4]
-    nets = distill.load(narrow, pairs, taught[1.0]["weights"])
+    nets = fwkd.load(narrow, pairs, taught[1.0]["weights"])
     assert not any(p.requires_grad for p in nets.parameters())
-    again = distill.errors(narrow, nets, heldout)
+    again = fwkd.errors(narrow, nets, heldout)
     assert [again[k] for k in keys] == pytest.approx(curve.iloc[-1][keys].tolist(), rel=1e-5)
 
 
@@ -209,25 +212,25 @@ def teach(teacher, train, heldout, scheduler, pairs, how):
     from pathlib import Path
 
     with tempfile.TemporaryDirectory() as folder:
-        return distill.teach(teacher, train, heldout, scheduler, pairs, scratch=Path(folder), **how)
+        return fwkd.teach(teacher, train, heldout, scheduler, pairs, scratch=Path(folder), **how)
 
 
 def test_alignment_brings_a_student_nearer_to_its_teacher(narrow, tmp_path):
     batch, before = a_batch(NARROW), state(narrow)
     student = surgery.student(NANOSD["N2"], narrow)
-    start = distill.denoising_error(student, narrow, [batch])
-    record = distill.align(student, narrow, lambda g: batch, 10, 1e-3, tmp_path)
-    assert 0 < distill.denoising_error(student, narrow, [batch]) < start
+    start = tafid.denoising_error(student, narrow, [batch])
+    record = align.align(student, narrow, lambda g: batch, 10, 1e-3, tmp_path)
+    assert 0 < tafid.denoising_error(student, narrow, [batch]) < start
     assert record[-1]["step"] == 10 and not student.training
     assert same(before, narrow.state_dict())
 
 
 def test_the_denoising_error_of_the_teacher_is_zero_and_of_nothing_one(narrow):
     batch = a_batch(NARROW)
-    assert distill.denoising_error(narrow, narrow, [batch, batch]) == 0
+    assert tafid.denoising_error(narrow, narrow, [batch, batch]) == 0
     silent = UNet2DConditionModel.from_config(narrow.config).eval()
     nn.init.zeros_(silent.conv_out.weight), nn.init.zeros_(silent.conv_out.bias)
-    assert distill.denoising_error(silent, narrow, [batch]) == pytest.approx(1)
+    assert tafid.denoising_error(silent, narrow, [batch]) == pytest.approx(1)
 
 
 # ---------------------------------------------------------------------------------------- survivors
@@ -247,8 +250,8 @@ def test_survivors():
     ]
     columns = ["stage", "code", "params", "relative_error", "kept"]
     table = pd.DataFrame(rows, columns=columns)
-    assert distill.survivors(table, keep_error=0.5) == table.kept.tolist()
-    assert distill.survivors(table.sample(frac=1, random_state=0), 0.5) == (
+    assert fwkd.survivors(table, keep_error=0.5) == table.kept.tolist()
+    assert fwkd.survivors(table.sample(frac=1, random_state=0), 0.5) == (
         table.sample(frac=1, random_state=0).kept.tolist()
     )
 
@@ -262,8 +265,8 @@ def test_noise_levels_do_not_depend_on_the_sampler():
     for steps in (None, 4, 10):
         if steps:
             sampler.set_timesteps(steps)
-        b = data.noisy(
-            data.Latents(z, text, text[:1]), sampler, 32, torch.Generator().manual_seed(3)
+        b = splits.noisy(
+            splits.Latents(z, text, text[:1]), sampler, 32, torch.Generator().manual_seed(3)
         )
         draws.append(b)
     i = torch.randint(64, (32,), generator=torch.Generator().manual_seed(3))
@@ -277,17 +280,17 @@ def test_noise_levels_do_not_depend_on_the_sampler():
 
 def test_a_bfloat16_teacher_is_distilled_from_float32_weights(tmp_path):
     """Steps smaller than bfloat16 can hold still add up: master weights are float32."""
-    pipe = quality.load_teacher("data/sd-mini", "bfloat16")
-    latents = data.Latents(**data.latents(pipe, "heldout", 8, 0, 0)["latents"])
-    draw = lambda g: data.noisy(latents, pipe.scheduler, 4, g)  # noqa: E731
-    nets, record = distill.fwkd(pipe.unet, [("E1", "RA"), ("D1", "RR")], draw, 3, 1e-6, tmp_path)
+    pipe = pipeline.load_teacher("data/sd-mini", "bfloat16")
+    latents = splits.Latents(**splits.latents(pipe, "heldout", 8, 0, 0)["latents"])
+    draw = lambda g: splits.noisy(latents, pipe.scheduler, 4, g)  # noqa: E731
+    nets, record = fwkd.distil(pipe.unet, [("E1", "RA"), ("D1", "RR")], draw, 3, 1e-6, tmp_path)
     assert {p.dtype for p in nets.parameters()} == {torch.float32}
-    fresh = distill.surrogates(pipe.unet, [("E1", "RA"), ("D1", "RR")]).float()
+    fresh = fwkd.surrogates(pipe.unet, [("E1", "RA"), ("D1", "RR")]).float()
     moved = [
         float((a - b).abs().max())
         for a, b in zip(nets.parameters(), fresh.parameters(), strict=True)
     ]
     assert 0 < max(moved) < 1e-4
     student = surgery.student("R RA RA | RARA RARA RR", pipe.unet)
-    distill.align(student, pipe.unet, draw, 1, 1e-6, tmp_path)
+    align.align(student, pipe.unet, draw, 1, 1e-6, tmp_path)
     assert student.dtype == torch.bfloat16

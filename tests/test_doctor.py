@@ -7,7 +7,7 @@ import os
 import psutil
 import pytest
 
-from nanosd_lib import doctor, layout
+from nanosd_lib.runs import doctor, layout
 
 
 @pytest.fixture(autouse=True)

@@ -8,8 +8,8 @@ import nbformat
 import pandas as pd
 import pytest
 
-from nanosd_lib import drift
-from nanosd_lib.provenance import ROOT
+from nanosd_lib.paths import ROOT
+from nanosd_lib.runs import drift
 
 
 @pytest.mark.parametrize(

@@ -6,13 +6,15 @@ import pandas as pd
 import pytest
 import torch
 
-from nanosd_lib import builders, cost, dryrun, layout, profiles, quality, store
+from nanosd_lib.networks import counting, pipeline, sd15
+from nanosd_lib.recipes import dry_study, dryrun, random_weights
+from nanosd_lib.runs import layout, notebook, profiles
 
 
 @pytest.fixture(scope="module")
 def random_teacher(tmp_path_factory):
     folder = tmp_path_factory.mktemp("random") / "teacher"
-    dryrun.random_pipeline(folder, **dryrun.configs(profiles.load("smoke")))
+    random_weights.random_pipeline(folder, **random_weights.configs(profiles.load("smoke")))
     return folder
 
 
@@ -49,8 +51,8 @@ def test_the_plan_names_every_stage(table):
 
 @pytest.fixture(scope="module")
 def study(random_teacher):
-    pipe = quality.load_teacher(str(random_teacher))
-    made = dryrun.DryStudy(pipe, profiles.load("smoke"), random_teacher.parent)
+    pipe = pipeline.load_teacher(str(random_teacher))
+    made = dry_study.DryStudy(pipe, profiles.load("smoke"), random_teacher.parent)
     made.latents("heldout"), made.latents("train"), made.reference(), made.vae_moments()
     return made
 
@@ -62,18 +64,18 @@ def test_counted_work_is_what_torch_counts_in_the_stage(study):
     steps = {s.name: s for s in study.steps()}
     ours = ("vae-moments", "vae-student", "vae-compare", "latents-slim", "codesign")
     for name in ("check-vae", "reference", "prior", "search", *ours):
-        counted = 2e9 * sum(cost.flops(steps[name].call))
+        counted = 2e9 * sum(counting.flops(steps[name].call))
         assert steps[name].done == pytest.approx(counted, rel=0.25), name
 
 
 def test_fwkds_formula(study):
     (step,) = [s for s in study.steps() if s.name == "fwkd"]
-    assert step.done == pytest.approx(2e9 * sum(cost.flops(step.call)), rel=0.1)
+    assert step.done == pytest.approx(2e9 * sum(counting.flops(step.call)), rel=0.1)
 
 
 def test_random_weights_never_enter_the_results(random_teacher, tmp_path, monkeypatch):
     monkeypatch.setenv("NANOSD_RESULTS", str(tmp_path))
-    run = store.open_run("02_toy", "smoke", 0, {"teacher.path": str(random_teacher)})
+    run = notebook.open_run("02_toy", "smoke", 0, {"teacher.path": str(random_teacher)})
     assert run.random
     attempts = {
         "toy": lambda: run.table("toy", pd.DataFrame({"a": [1]})),
@@ -85,7 +87,7 @@ def test_random_weights_never_enter_the_results(random_teacher, tmp_path, monkey
         with pytest.raises(ValueError, match=f"^{name}: this teacher's weights are random"):
             attempt()
     assert not list(tmp_path.rglob("*.csv")) and not list(tmp_path.rglob("*.png"))
-    assert not store.open_run("02_toy", "smoke").random
+    assert not notebook.open_run("02_toy", "smoke").random
 
 
 def quality_figure():
@@ -95,9 +97,9 @@ def quality_figure():
 
 
 def test_sd15_is_planned_at_its_real_size():
-    size = dryrun.configs(profiles.load("sd15"))
-    assert size == {"unet": cost.SD15, "vae": builders.VAE, "clip": builders.CLIP}
-    assert 2e9 * sum(cost.gmac(cost.sd15())) == pytest.approx(dryrun.SD15_FLOP, rel=1e-3)
+    size = random_weights.configs(profiles.load("sd15"))
+    assert size == {"unet": sd15.SD15, "vae": sd15.VAE, "clip": sd15.CLIP}
+    assert 2e9 * sum(counting.gmac(sd15.unet())) == pytest.approx(dryrun.SD15_FLOP, rel=1e-3)
 
 
 def test_no_space_and_unknown_profiles_are_one_line(capsys, monkeypatch):

@@ -15,7 +15,9 @@ import psutil
 import pytest
 from test_safety import BLOCKED
 
-from nanosd_lib import arch, drift, paper
+from nanosd_lib import paper
+from nanosd_lib.networks import arch
+from nanosd_lib.runs import drift
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted(p.stem for p in (ROOT / "notebooks").glob("[0-9]*.ipynb"))

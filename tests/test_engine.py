@@ -14,7 +14,8 @@ import papermill
 import psutil
 import pytest
 
-from nanosd_lib import engine, explorers, kernels
+from nanosd_lib.runs import endstate, engine, kernels, resident
+from nanosd_lib.views import explorers
 
 PARAMETERS = "profile = 'smoke'\nseed = 0\nrate = 0.5\noverrides = {}"
 
@@ -84,10 +85,10 @@ def test_every_end_has_its_name(tmp_path, cell, state, words):
 
 
 def test_the_systems_memory_killer_is_told_from_other_kills():
-    assert engine.dead(-9, True)[0] == "out of memory"
-    assert engine.dead(-9, False) == ("killed", "the kernel died of SIGKILL")
-    assert engine.dead(-15, True)[0] == "killed"
-    assert engine.memory_kills() >= 0
+    assert endstate.dead(-9, True)[0] == "out of memory"
+    assert endstate.dead(-9, False) == ("killed", "the kernel died of SIGKILL")
+    assert endstate.dead(-15, True)[0] == "killed"
+    assert resident.memory_kills() >= 0
 
 
 def test_a_deadline_for_the_whole_notebook(tmp_path):
@@ -171,9 +172,9 @@ def test_outputs_are_capped(tmp_path, monkeypatch):
 def test_long_lines_without_spaces_end():
     """Squared in their length they would take hours."""
     output = nbformat.v4.new_output("stream", name="stdout", text="x" * 5_000_000)
-    assert engine._anonymous(output).text == "x" * 5_000_000
+    assert endstate._anonymous(output).text == "x" * 5_000_000
     warning = nbformat.v4.new_output("stream", text="/a/b/ipykernel_7/12.py:3: Warning\n")
-    assert engine._anonymous(warning).text == "<cell>:3: Warning\n"
+    assert endstate._anonymous(warning).text == "<cell>:3: Warning\n"
 
 
 def test_many_at_once_do_not_collide(tmp_path):

@@ -9,11 +9,14 @@ import pytest
 import torch
 from test_backends import TINY
 
-from nanosd_lib import backends, builders, hardware, layout
-from nanosd_lib.arch import CHOICES, NANOSD, Arch
+from nanosd_lib.hardware import backends, builders, memory, profile, report
+from nanosd_lib.networks import sd15
+from nanosd_lib.networks.arch import CHOICES, NANOSD, Arch
+from nanosd_lib.recipes import device_profile
+from nanosd_lib.runs import layout
 
-VAE = builders.VAE | dict(block_out_channels=(8, 8, 8, 8), norm_num_groups=4, sample_size=64)
-CLIP = builders.CLIP | dict(
+VAE = sd15.VAE | dict(block_out_channels=(8, 8, 8, 8), norm_num_groups=4, sample_size=64)
+CLIP = sd15.CLIP | dict(
     vocab_size=99, hidden_size=16, intermediate_size=32, num_hidden_layers=1,
     num_attention_heads=2, max_position_embeddings=5,
 )  # fmt: skip
@@ -23,7 +26,7 @@ NETWORKS = {"SD1.5": NANOSD["SD1.5"], "N7": NANOSD["N7"]}
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory):
     folder = tmp_path_factory.mktemp("hardware")
-    hardware.measure(
+    device_profile.measure(
         ("eager",), 1, folder / "work", folder / "hardware/cpu", TINY, NETWORKS, (VAE, CLIP), 5
     )
     return folder
@@ -68,9 +71,9 @@ def test_memory_of_the_parts(measured):
 
 def test_parts_of_the_pipeline(tmp_path, monkeypatch):
     parts, out = (TINY, VAE, CLIP), tmp_path / "hardware" / "cpu"
-    hardware.pipeline(("eager",), 1, tmp_path / "work", out, parts)
+    device_profile.pipeline(("eager",), 1, tmp_path / "work", out, parts)
     monkeypatch.setenv("NANOSD_RESULTS", str(tmp_path))
-    table, protocol = hardware.read_pipeline()
+    table, protocol = report.read_pipeline()
     rows = set(zip(table.component, table.model, table.backend, strict=True))
     assert len(table) == len(rows) == 1 + 3 + 2 + 3 and table.ms_median.gt(0).all()
     assert {m for c, m, _ in rows if c == "VAE decoder"} == {"teacher", "slim", "tiny"}
@@ -84,8 +87,8 @@ def test_parts_of_the_pipeline(tmp_path, monkeypatch):
     new = ("text encoder|teacher", "VAE encoder|slim", "VAE decoder|tiny")  # no stage of a U-Net
     found = {name: builds[tuple(name.split("|"))] for name in new}
     onnx = backends.choose(("ort-fp32",))
-    hardware.convert(found, onnx, tmp_path)
-    assert hardware.profile(found, onnx, 1, tmp_path).ms_median.gt(0).tolist() == [True] * 3
+    profile.convert(found, onnx, tmp_path)
+    assert profile.profile(found, onnx, 1, tmp_path).ms_median.gt(0).tolist() == [True] * 3
 
 
 def test_the_protocol_says_what_was_done(measured):
@@ -108,7 +111,7 @@ def test_a_run_that_was_stopped_measures_only_what_is_missing(tmp_path, monkeypa
 
     for attempt in range(2):
         try:
-            result = hardware.profile(found, [Counting()], 3, tmp_path)
+            result = profile.profile(found, [Counting()], 3, tmp_path)
         except KeyboardInterrupt:
             assert attempt == 0
     assert len(timed) == 2 * 3 + 1 and result["rounds"].eq(3).all()
@@ -116,10 +119,10 @@ def test_a_run_that_was_stopped_measures_only_what_is_missing(tmp_path, monkeypa
 
 def test_a_half_written_sample_does_not_count(tmp_path):
     found = {"rest": builders.rows(builders.Teachers(TINY, 5), {})["rest"]}
-    hardware.profile(found, [backends.Eager()], 2, tmp_path)
+    profile.profile(found, [backends.Eager()], 2, tmp_path)
     log = tmp_path / "samples.jsonl"
     log.write_text(log.read_text()[:-9])
-    assert hardware.profile(found, [backends.Eager()], 2, tmp_path)["rounds"].eq(2).all()
+    assert profile.profile(found, [backends.Eager()], 2, tmp_path)["rounds"].eq(2).all()
 
 
 def test_rows_borrow_the_teachers_tensors():
@@ -132,7 +135,7 @@ def test_rows_borrow_the_teachers_tensors():
 
 def test_packed_weights_are_counted():
     net = torch.nn.Linear(128, 10)
-    mb = hardware.packed_mb(net)
+    mb = memory.packed_mb(net)
     assert mb["fp32"] == pytest.approx(4 * 1290 / 1e6) and mb["fp16"] == mb["fp32"] / 2
     assert mb["int8"] == pytest.approx((1280 + 2 * 10 + 2 * 10) / 1e6)
     assert mb["int4"] == pytest.approx((640 + 2 * 2 * 10 + 2 * 10) / 1e6)
@@ -140,15 +143,15 @@ def test_packed_weights_are_counted():
 
 def test_own_measurements_come_before_the_reference(measured, tmp_path, monkeypatch):
     monkeypatch.setenv("NANOSD_RESULTS", str(measured))
-    assert len(hardware.read()["stages"]) == 36
+    assert len(report.read()["stages"]) == 36
     monkeypatch.setenv("NANOSD_RESULTS", str(tmp_path))
-    assert hardware.read()["where"] == "results/reference/hardware/cpu"
+    assert report.read()["where"] == "results/reference/hardware/cpu"
     with pytest.raises(FileNotFoundError, match="no hardware profile of 'npu'.*make hardware"):
-        hardware.read("npu")
+        report.read("npu")
 
 
 def test_the_reference_was_measured_at_full_width():
-    found = hardware.read()
+    found = report.read()
     networks = builders.NETWORKS
     assert set(found["networks"].model) == set(networks)
     assert {"eager", "ort-fp32", "ort-int8"} <= set(found["stages"].backend)
@@ -158,11 +161,11 @@ def test_the_reference_was_measured_at_full_width():
 
 
 def test_bad_choices_are_one_line(capsys, monkeypatch):
-    assert hardware.main(["--backends", "npu"]) == 2
+    assert device_profile.main(["--backends", "npu"]) == 2
     assert capsys.readouterr().err.startswith("error: backend 'npu' does not exist")
     usage = type("Usage", (), {"free": 1e9})
     monkeypatch.setattr(layout.shutil, "disk_usage", lambda _: usage)
-    assert hardware.main(["--backends", "eager"]) == 2
+    assert device_profile.main(["--backends", "eager"]) == 2
     assert "no disk space for the converted networks" in capsys.readouterr().err
 
 

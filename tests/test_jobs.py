@@ -10,7 +10,8 @@ import pandas as pd
 import psutil
 import pytest
 
-from nanosd_lib import jobs, layout, paper, sweep
+from nanosd_lib import paper
+from nanosd_lib.runs import jobs, layout, sweep
 
 
 def job(tmp_path, **description) -> jobs.Job:

@@ -8,7 +8,8 @@ from dataclasses import fields, replace
 import pytest
 import torch
 
-from nanosd_lib import judges, miniworld
+from nanosd_lib.data import miniworld, photographs, raycast
+from nanosd_lib.quality import judges
 
 N = 40
 
@@ -20,7 +21,7 @@ def scenes():
 
 @pytest.fixture(scope="module")
 def rendered(scenes):
-    return miniworld.render(scenes)
+    return raycast.render(scenes)
 
 
 @pytest.fixture(scope="module")
@@ -31,17 +32,17 @@ def words():
 def test_same_seed_same_world(scenes, rendered):
     again = miniworld.sample(N, seed=7)
     assert all(torch.equal(getattr(scenes, f.name), getattr(again, f.name)) for f in fields(again))
-    pictures, depth = miniworld.render(again)
+    pictures, depth = raycast.render(again)
     assert torch.equal(pictures, rendered[0]) and torch.equal(depth, rendered[1])
 
 
 def test_another_seed_another_world(rendered):
-    assert not torch.equal(miniworld.render(miniworld.sample(N, seed=8))[0], rendered[0])
+    assert not torch.equal(raycast.render(miniworld.sample(N, seed=8))[0], rendered[0])
 
 
 @pytest.mark.parametrize("batch", [1, 7, N])
 def test_the_batch_size_does_not_matter(scenes, rendered, batch):
-    pictures, depth = miniworld.render(scenes, batch=batch)
+    pictures, depth = raycast.render(scenes, batch=batch)
     torch.testing.assert_close(pictures, rendered[0], rtol=0, atol=1e-5)
     torch.testing.assert_close(depth, rendered[1], rtol=0, atol=1e-4)
 
@@ -56,9 +57,9 @@ def test_pictures_are_bounded_and_show_something(rendered):
 
 def test_the_sky_is_far_and_all_else_nearer(rendered):
     depth = rendered[1]
-    assert (depth[:, 0, 0] == miniworld.FAR).all()  # above the horizon and above every object
-    assert (depth[:, 0, -1] < miniworld.FAR).all()
-    assert depth.max() == miniworld.FAR and depth.min() > 1
+    assert (depth[:, 0, 0] == raycast.FAR).all()  # above the horizon and above every object
+    assert (depth[:, 0, -1] < raycast.FAR).all()
+    assert depth.max() == raycast.FAR and depth.min() > 1
 
 
 def test_depth_of_one_sphere_by_hand():
@@ -67,9 +68,9 @@ def test_depth_of_one_sphere_by_hand():
     flat = torch.zeros(1, 3, dtype=torch.long)
     shape = torch.tensor([[miniworld.SHAPES.index("sphere"), -1, -1]])
     red = replace(one, shape=shape, colour=flat, texture=flat, x=full(0), z=full(0), r=full(1))
-    picture, depth = (a[0] for a in miniworld.render(red))
+    picture, depth = (a[0] for a in raycast.render(red))
     # towards the sphere's centre (0, 1, 0) from the eye; the camera is tilted down by 0.2 rad
-    x, y, z = (c - e for c, e in zip((0.0, 1.0, 0.0), miniworld.EYE, strict=True))
+    x, y, z = (c - e for c, e in zip((0.0, 1.0, 0.0), raycast.EYE, strict=True))
     forward = -y * math.sin(0.2) + z * math.cos(0.2)
     upward = y * math.cos(0.2) + z * math.sin(0.2)
     row = int((1 - 2.1 * upward / forward) / 2 * miniworld.SIZE)
@@ -113,7 +114,7 @@ def test_the_number_of_objects_follows_its_shares():
 
 def test_every_word_of_a_caption_is_one_token(words):
     known = miniworld.vocabulary()
-    phrases = [p for split in miniworld.PHOTOGRAPHS.values() for p in split.values()]
+    phrases = [p for split in photographs.PHOTOGRAPHS.values() for p in split.values()]
     text = miniworld.scene_prompts(500, seed=2) + [f"a photograph of {p}" for p in phrases]
     for sentence in text:
         ids = words(sentence, add_special_tokens=False).input_ids
@@ -129,27 +130,27 @@ def test_tokens_are_padded_to_one_length(words):
 
 
 def test_no_photograph_is_in_both_splits():
-    train, heldout = miniworld.PHOTOGRAPHS["train"], miniworld.PHOTOGRAPHS["heldout"]
+    train, heldout = photographs.PHOTOGRAPHS["train"], photographs.PHOTOGRAPHS["heldout"]
     assert train and heldout and not set(train) & set(heldout)
     assert not set(train.values()) & set(heldout.values())
 
 
-@pytest.mark.parametrize("name", [n for s in miniworld.PHOTOGRAPHS.values() for n in s])
+@pytest.mark.parametrize("name", [n for s in photographs.PHOTOGRAPHS.values() for n in s])
 def test_every_photograph_is_bundled(name):
-    picture = miniworld.photograph(name)
+    picture = photographs.photograph(name)
     assert picture.shape[0] == 3 and min(picture.shape[1:]) >= 96
     assert -1 <= picture.min() < picture.max() <= 1
 
 
 def test_crops_come_from_their_split_and_are_repeatable():
-    pictures, text = miniworld.crops("heldout", 12, seed=4)
-    again, _ = miniworld.crops("heldout", 12, seed=4)
+    pictures, text = photographs.crops("heldout", 12, seed=4)
+    again, _ = photographs.crops("heldout", 12, seed=4)
     assert pictures.shape == (12, 3, 64, 64) and torch.equal(pictures, again)
     assert pictures.abs().max() <= 1 and (pictures.flatten(1).std(1) > 0.01).all()
-    named = {f"a photograph of {p}" for p in miniworld.PHOTOGRAPHS["heldout"].values()}
+    named = {f"a photograph of {p}" for p in photographs.PHOTOGRAPHS["heldout"].values()}
     assert set(text) == named and len(text) == 12
 
 
 def test_an_unknown_split_is_refused():
     with pytest.raises(ValueError, match="split 'test': use one of train, heldout"):
-        miniworld.crops("test", 1, seed=0)
+        photographs.crops("test", 1, seed=0)

@@ -9,8 +9,9 @@ import nbformat
 import pandas as pd
 import pytest
 
-from nanosd_lib import paper, reference
-from nanosd_lib.provenance import ROOT
+from nanosd_lib import paper
+from nanosd_lib.paths import ROOT
+from nanosd_lib.runs import reference
 
 PATHS = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
 TABLES = ROOT / "results" / "reference" / "tables"

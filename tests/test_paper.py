@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from nanosd_lib import paper
+from nanosd_lib.hardware import prediction
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 GOOD = {
@@ -222,8 +223,8 @@ def test_family_strings_and_counts_agree_with_what_is_printed():
 
 def test_attention_counts():
     family = paper.family().set_index("model")
-    assert paper.attention_counts(family.loc["SD1.5"]) == (5, 5, 5)
-    assert paper.attention_counts(family.loc["NanoSD2"]) == (0, 3, 3)
+    assert prediction.attention_counts(family.loc["SD1.5"]) == (5, 5, 5)
+    assert prediction.attention_counts(family.loc["NanoSD2"]) == (0, 3, 3)
 
 
 @pytest.mark.parametrize(
@@ -234,11 +235,13 @@ def test_attention_counts():
     ],
 )
 def test_latency_model_of_the_published_rows(column, coefficients, r2, loo, r2_printed):
-    fit = paper.fit_latency(paper.family(), column)
+    fit = prediction.fit_latency(paper.family(), column)
     assert [round(c, 1) for c in fit["coef"].values()] == list(coefficients)
     assert round(fit["r2"], 3) == r2
     assert (round(fit["loo_mean"], 1), round(fit["loo_max"], 1)) == loo
-    assert round(paper.fit_latency(paper.family(), column, printed=True)["r2"], 3) == r2_printed
+    assert (
+        round(prediction.fit_latency(paper.family(), column, printed=True)["r2"], 3) == r2_printed
+    )
 
 
 def test_published_rank_correlations():

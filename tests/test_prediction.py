@@ -6,8 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from nanosd_lib import paper, prediction
-from nanosd_lib.arch import BASE, CHOICES, NANOSD, PRINTED, STAGES, Arch
+from nanosd_lib import paper
+from nanosd_lib.hardware import prediction
+from nanosd_lib.networks.arch import BASE, CHOICES, NANOSD, PRINTED, STAGES, Arch
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +53,7 @@ def test_published_rows_agree_with_the_ledgers_own_fit(stages):
     table = prediction.study(features, {"htp_ms": family.htp_ms}, "corrected", "published")
     assert set(table.predictor) == set(prediction.PREDICTORS) and table.n.eq(9).all()
     ours = table.set_index("predictor").loc["attention by resolution"]
-    known = paper.fit_latency(paper.family(), "htp_ms")
+    known = prediction.fit_latency(paper.family(), "htp_ms")
     assert ours.r2 == pytest.approx(known["r2"])
     assert ours.loo_mean == pytest.approx(known["loo_mean"])
     printed = prediction.describe({"TinySD": PRINTED["TinySD"]}, stages)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from nanosd_lib import profiles
+from nanosd_lib.runs import profiles
 
 
 @pytest.mark.parametrize("name", profiles.NAMES)

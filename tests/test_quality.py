@@ -11,8 +11,11 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor
 from transformers import CLIPTextModel
 
-from nanosd_lib import arch, judges, quality, surgery, teacher
-from nanosd_lib.quality import Protocol
+from nanosd_lib import paths
+from nanosd_lib.learning import sd_mini
+from nanosd_lib.networks import arch, pipeline, surgery
+from nanosd_lib.networks.pipeline import Protocol
+from nanosd_lib.quality import extractors, judges, metrics
 
 
 def draw(n: int, d: int, seed: int) -> Tensor:
@@ -35,8 +38,8 @@ def pipe():
     torch.manual_seed(0)
     words = judges.tokenizer()
     text = CLIPTextModel(judges.clip(words).config.text_config).eval()
-    parts = AutoencoderKL(**teacher.VAE).eval(), text, words
-    made = teacher.pipeline(*parts, UNet2DConditionModel(**teacher.UNET).eval())
+    parts = AutoencoderKL(**sd_mini.VAE).eval(), text, words
+    made = sd_mini.pipeline(*parts, UNet2DConditionModel(**sd_mini.UNET).eval())
     made.set_progress_bar_config(disable=True)
     return made
 
@@ -46,34 +49,34 @@ def pipe():
 
 def test_equal_sets_have_no_distance():
     a = draw(300, 16, seed=0)
-    assert quality.frechet(a, a) == pytest.approx(0, abs=1e-6)
-    assert quality.frechet(a, a.flip(0)) == pytest.approx(0, abs=1e-6)
+    assert metrics.frechet(a, a) == pytest.approx(0, abs=1e-6)
+    assert metrics.frechet(a, a.flip(0)) == pytest.approx(0, abs=1e-6)
 
 
 def test_a_shift_costs_its_square():
     a, shift = draw(300, 16, seed=0), torch.linspace(-1, 2, 16, dtype=torch.float64)
     want = float(shift.square().sum())
-    assert quality.frechet(a, a + shift) == pytest.approx(want, abs=1e-6)
+    assert metrics.frechet(a, a + shift) == pytest.approx(want, abs=1e-6)
 
 
 def test_a_scale_costs_its_square():
     a = draw(300, 16, seed=0)
     a = a - a.mean(0)
     trace = float(a.square().sum() / 299)
-    assert quality.frechet(a, 3 * a) == pytest.approx(4 * trace, rel=1e-6)
+    assert metrics.frechet(a, 3 * a) == pytest.approx(4 * trace, rel=1e-6)
 
 
 @pytest.mark.parametrize("n, m, d", [(400, 400, 16), (300, 200, 32), (256, 256, 64)])
 def test_agreement_with_singular_values(n, m, d):
     a, b = draw(n, d, seed=1), 1.3 * draw(m, d, seed=2) + 0.2
-    got = quality.frechet(a, b)
+    got = metrics.frechet(a, b)
     assert got == pytest.approx(frechet_by_svd(a, b), abs=1e-4)
-    assert got == pytest.approx(quality.frechet(b, a), abs=1e-4) and got > 1
+    assert got == pytest.approx(metrics.frechet(b, a), abs=1e-4) and got > 1
 
 
 def test_agreement_on_fewer_images_than_features():
     a, b = draw(32, 64, seed=1), draw(32, 64, seed=2)
-    assert quality.frechet(a, b) == pytest.approx(frechet_by_svd(a, b), rel=1e-3)
+    assert metrics.frechet(a, b) == pytest.approx(frechet_by_svd(a, b), rel=1e-3)
 
 
 # ------------------------------------------------------------------------------------------ numbers
@@ -82,14 +85,14 @@ def test_agreement_on_fewer_images_than_features():
 def test_psnr_of_a_known_difference():
     a = torch.zeros(2, 3, 8, 8)
     b = torch.stack([a[0] + 0.2, a[1] - 0.02])  # a tenth and a hundredth of the range
-    assert quality.psnr(a, b).tolist() == pytest.approx([20, 40], abs=1e-3)
-    assert quality.psnr(a, a).tolist() == pytest.approx([100, 100])
+    assert metrics.psnr(a, b).tolist() == pytest.approx([20, 40], abs=1e-3)
+    assert metrics.psnr(a, a).tolist() == pytest.approx([100, 100])
 
 
 def test_cosine_of_pairs():
     a = draw(50, 8, seed=0)
-    assert quality.cosine(a, 2 * a) == pytest.approx(1) == -quality.cosine(a, -a)
-    assert quality.cosine(torch.eye(4), torch.eye(4).roll(1, 0)) == pytest.approx(0)
+    assert metrics.cosine(a, 2 * a) == pytest.approx(1) == -metrics.cosine(a, -a)
+    assert metrics.cosine(torch.eye(4), torch.eye(4).roll(1, 0)) == pytest.approx(0)
 
 
 def test_a_protocol_says_everything():
@@ -104,21 +107,21 @@ def test_a_protocol_says_everything():
 
 def test_an_unknown_extractor_is_refused_in_one_line():
     with pytest.raises(ValueError, match="features 'vgg': use mini-clip or inception-2015") as err:
-        quality.extractor("vgg")
+        extractors.extractor("vgg")
     assert "\n" not in str(err.value)
 
 
 def test_missing_weights_say_how_to_get_them(monkeypatch, tmp_path):
-    monkeypatch.setattr(quality, "ROOT", tmp_path)
+    monkeypatch.setattr(paths, "ROOT", tmp_path)
     with pytest.raises(FileNotFoundError, match="git checkout data/mini-clip") as err:
-        quality.extractor("mini-clip")
+        extractors.extractor("mini-clip")
     assert "\n" not in str(err.value)
 
 
 def test_features_do_not_depend_on_the_batch():
     look = lambda x: x.flatten(1)[:, :5]  # noqa: E731
     x = torch.rand(7, 3, 4, 4, generator=torch.Generator().manual_seed(0))
-    got = quality.features(look, x, batch=2)
+    got = extractors.features(look, x, batch=2)
     assert got.dtype == torch.float64 and torch.equal(got, look(x).double())
 
 
@@ -132,46 +135,48 @@ def fake_pipe(size: int, channels: int) -> SimpleNamespace:
 
 def test_noise_of_an_image_depends_on_seed_and_number_alone():
     one = fake_pipe(8, 4)
-    ten = quality.noise(one, 10, seed=3)
-    assert ten.shape == (10, 4, 8, 8) and torch.equal(ten[:4], quality.noise(one, 4, seed=3))
-    assert not torch.equal(ten, quality.noise(one, 10, seed=4))
+    ten = pipeline.noise(one, 10, seed=3)
+    assert ten.shape == (10, 4, 8, 8) and torch.equal(ten[:4], pipeline.noise(one, 4, seed=3))
+    assert not torch.equal(ten, pipeline.noise(one, 10, seed=4))
     assert len({z.numpy().tobytes() for z in ten}) == 10
-    assert abs(float(quality.noise(one, 64, 0).std()) - 1) < 0.02
+    assert abs(float(pipeline.noise(one, 64, 0).std()) - 1) < 0.02
 
 
 def test_images_do_not_depend_on_the_batch(pipe):
     prompts = ["a red cube", "a blue cone", "an orange sphere"]
     protocol = Protocol("none", 3, 2, 3.0, seed=1)
-    whole = quality.generate(pipe, prompts, protocol, batch=3)
-    parts = quality.generate(pipe, prompts, protocol, batch=2)
+    whole = pipeline.generate(pipe, prompts, protocol, batch=3)
+    parts = pipeline.generate(pipe, prompts, protocol, batch=2)
     assert whole.shape == (3, 3, 64, 64) and whole.abs().max() <= 1
     torch.testing.assert_close(whole, parts, rtol=0, atol=1e-3)
-    given = quality.generate(pipe, prompts, protocol, batch=3, z=quality.noise(pipe, 3, 1))
+    given = pipeline.generate(pipe, prompts, protocol, batch=3, z=pipeline.noise(pipe, 3, 1))
     assert torch.equal(whole, given)
-    other = quality.generate(pipe, prompts, Protocol("none", 3, 2, 3.0, seed=2), batch=3)
+    other = pipeline.generate(pipe, prompts, Protocol("none", 3, 2, 3.0, seed=2), batch=3)
     assert float((whole - other).abs().max()) > 0.01
 
 
 def test_another_unet_in_the_same_pipeline(pipe):
     student = surgery.student(arch.NANOSD["N2"], pipe.unet)
-    other = quality.with_parts(pipe, unet=student)
+    other = pipeline.with_parts(pipe, unet=student)
     assert other.unet is student and pipe.unet is not student
     assert all(v is pipe.components[k] for k, v in other.components.items() if k != "unet")
 
 
 def test_the_bundled_teacher_and_its_judges():
-    made = quality.load_teacher("data/sd-mini")
+    made = pipeline.load_teacher("data/sd-mini")
     assert not any(p.requires_grad for p in made.unet.parameters())
     assert {p.dtype for p in made.unet.parameters()} == {torch.float32}
     assert type(made.scheduler).__name__ == "DPMSolverMultistepScheduler"
     protocol = Protocol("mini-clip", 4, 4, 3.0, seed=0)
-    x = quality.generate(made, ["a red cube on sand at noon"] * 4, protocol)
-    f = quality.features(quality.extractor("mini-clip"), x)
+    x = pipeline.generate(made, ["a red cube on sand at noon"] * 4, protocol)
+    f = extractors.features(extractors.extractor("mini-clip"), x)
     assert f.shape == (4, 64) and bool(f.isfinite().all())
     g = torch.Generator().manual_seed(0)
-    apart = [quality.perceptual(x, x + s * torch.randn(x.shape, generator=g)) for s in (0, 0.1, 1)]
+    apart = [
+        extractors.perceptual(x, x + s * torch.randn(x.shape, generator=g)) for s in (0, 0.1, 1)
+    ]
     assert (apart[0] == 0).all() and (apart[0] < apart[1]).all() and (apart[1] < apart[2]).all()
-    assert np.isfinite(quality.frechet(f, f.roll(1, 0)))
+    assert np.isfinite(metrics.frechet(f, f.roll(1, 0)))
 
 
 # ------------------------------------------------------------------------------------- other judges
@@ -182,14 +187,14 @@ def test_lpips_over_the_classifier_is_lpipss_construction():
     g = torch.Generator().manual_seed(0)
     a, b = torch.rand(2, 3, 3, 64, 64, generator=g) * 2 - 1
     want, x, y = torch.zeros(3), a, b
-    for layer in quality.classifier().body:
+    for layer in judges.classifier().body:
         x, y = layer(x), layer(y)
         if isinstance(layer, torch.nn.SiLU):
             u, v = (torch.nn.functional.normalize(h, dim=1) for h in (x, y))
             want += (u - v).pow(2).sum(1).mean((1, 2))
-    net = quality.lpips_over("mini-attributes")
+    net = extractors.lpips_over("mini-attributes")
     torch.testing.assert_close(net(a, b).flatten(), want, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(quality.perceptual(a, b), want, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(extractors.perceptual(a, b), want, rtol=1e-4, atol=1e-5)
     assert not any(p.requires_grad for p in net.parameters())
     a.requires_grad_()
     net(a, b).sum().backward()  # as a loss it reaches the picture
@@ -199,15 +204,15 @@ def test_lpips_over_the_classifier_is_lpipss_construction():
 def test_lpips_that_is_not_here(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     with pytest.raises(FileNotFoundError, match="VGG-16 weights are not cached.*mini-attributes"):
-        quality.lpips_over("lpips-vgg")
+        extractors.lpips_over("lpips-vgg")
     with pytest.raises(ValueError, match="perceptual 'vgg': use mini-attributes or lpips-vgg"):
-        quality.lpips_over("vgg")
+        extractors.lpips_over("vgg")
 
 
 def test_ssim():
     g = torch.Generator().manual_seed(0)
     x = torch.rand(2, 3, 32, 32, generator=g) * 2 - 1
-    assert quality.ssim(x, x).tolist() == pytest.approx([1, 1])
-    near, far = (quality.ssim(x, x + s * torch.randn(x.shape, generator=g)) for s in (0.05, 0.5))
+    assert metrics.ssim(x, x).tolist() == pytest.approx([1, 1])
+    near, far = (metrics.ssim(x, x + s * torch.randn(x.shape, generator=g)) for s in (0.05, 0.5))
     assert (near > far).all() and (far < 0.9).all()
-    assert quality.ssim(x, x.flip(-1)).max() < 0.5
+    assert metrics.ssim(x, x.flip(-1)).max() < 0.5

@@ -8,8 +8,9 @@ import nbformat
 import pandas as pd
 import pytest
 
-from nanosd_lib import layout, paper, reference
-from nanosd_lib.provenance import ROOT
+from nanosd_lib import paper
+from nanosd_lib.paths import ROOT
+from nanosd_lib.runs import layout, reference
 
 FOLDER = reference.REFERENCE
 TABLES = {

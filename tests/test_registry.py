@@ -13,7 +13,7 @@ import huggingface_hub.constants as hub
 import pytest
 import yaml
 
-from nanosd_lib import layout, registry, store
+from nanosd_lib.runs import layout, notebook, registry
 
 COMMIT, BIG, SMALL = "c0ffee" + "0" * 34, b"weights" * 99, b'{"a": 1}\n'
 TOY = {
@@ -240,7 +240,7 @@ def test_the_committed_registry_is_valid():
 def test_profile_sd15_without_its_weights_is_one_line(online, monkeypatch, tmp_path):
     monkeypatch.setenv("NANOSD_RESULTS", str(tmp_path / "results"))
     monkeypatch.setattr(hub, "HF_HUB_OFFLINE", True)
-    run = store.open_run("00_start_here", "sd15", 0, {"device": "cpu"})
+    run = notebook.open_run("00_start_here", "sd15", 0, {"device": "cpu"})
     assert run.variant == "fp16"
     with pytest.raises(OSError, match="weights 'sd15' cannot be had"):
         _ = run.teacher

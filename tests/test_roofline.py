@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from nanosd_lib import cost, roofline
-from nanosd_lib.roofline import Machine, trace
+from nanosd_lib.hardware import roofline
+from nanosd_lib.hardware.roofline import Machine, trace
+from nanosd_lib.networks import counting
 
 
 def test_live_memory_is_followed():
@@ -46,7 +47,7 @@ def test_operations_agree_with_torchs_own_counter():
     x = torch.ones(2, 3, 9, 9)
     with torch.no_grad():
         assert sum(f for f, _ in trace(lambda: net(x)).ops) == pytest.approx(
-            2e9 * sum(cost.flops(lambda: net(x)))
+            2e9 * sum(counting.flops(lambda: net(x)))
         )
 
 

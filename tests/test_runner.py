@@ -13,8 +13,8 @@ import nbformat
 import psutil
 import pytest
 
-from nanosd_lib import kernels, runner
-from nanosd_lib.provenance import ROOT
+from nanosd_lib.paths import ROOT
+from nanosd_lib.runs import kernels, runner
 
 PARAMETERS = "profile = 'mini'\nseed = 0\noverrides = {}"
 LEDGER = """

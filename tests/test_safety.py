@@ -13,8 +13,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from nanosd_lib import artifacts, layout, registry, tiling
-from nanosd_lib.provenance import ROOT
+from nanosd_lib import paths
+from nanosd_lib.paths import ROOT
+from nanosd_lib.restoration import tiling
+from nanosd_lib.runs import artifacts, registry
 
 SOURCES = sorted([*(ROOT / "nanosd_lib").glob("*.py"), *(ROOT / "benchmarks").glob("*.py")])
 FORBIDDEN = {"pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
@@ -82,7 +84,7 @@ def test_tables_of_objects_do_not_become_pickles(tmp_path):
 )
 def test_names_cannot_leave_their_folder(tmp_path, name):
     with pytest.raises(ValueError, match="is refused"):
-        layout.check_name("value", name)
+        paths.check_name("value", name)
     with pytest.raises(ValueError):
         artifacts.write(tmp_path / "a", "k", {name: 1}, {})
     assert list(tmp_path.iterdir()) == []

@@ -11,7 +11,7 @@ import torch
 from botorch.test_functions.multi_objective import BraninCurrin
 from torch import Tensor
 
-from nanosd_lib import search
+from nanosd_lib.search import ehvi, loop
 
 SIZES = (4, 4, 4, 8, 8, 8)
 COLUMNS = ["index", "order", "known", "quality", "hypervolume", "phase"]
@@ -38,7 +38,7 @@ def table(sizes=SIZES, seed: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     codes = space(sizes)
     quality = additive(codes, sizes, seed, pairs=0.3)
     known = 10 * additive(codes, sizes, seed + 100, pairs=0.0)
-    return codes, quality, known, search.reference_point(torch.stack([quality, known], 1))
+    return codes, quality, known, ehvi.reference_point(torch.stack([quality, known], 1))
 
 
 def area(Y: Tensor, ref: Tensor) -> float:
@@ -55,13 +55,13 @@ def area(Y: Tensor, ref: Tensor) -> float:
 
 def test_pareto_mask_keeps_the_first_of_equal_rows():
     Y = torch.tensor([[1, 4], [2, 2], [2, 2], [3, 3], [4, 1], [1, 5]])
-    assert search.pareto_mask(Y).tolist() == [True, True, False, False, True, False]
+    assert ehvi.pareto_mask(Y).tolist() == [True, True, False, False, True, False]
 
 
 def test_pareto_mask_equals_the_definition():
     Y = torch.rand(200, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     dominated = ((Y[None] <= Y[:, None]).all(2) & (Y[None] < Y[:, None]).any(2)).any(1)
-    assert torch.equal(search.pareto_mask(Y), ~dominated)
+    assert torch.equal(ehvi.pareto_mask(Y), ~dominated)
 
 
 @pytest.mark.parametrize(
@@ -74,13 +74,13 @@ def test_pareto_mask_equals_the_definition():
     ],
 )
 def test_hypervolume_by_hand(Y, ref, volume):
-    assert search.hypervolume(torch.tensor(Y), ref) == pytest.approx(volume)
+    assert ehvi.hypervolume(torch.tensor(Y), ref) == pytest.approx(volume)
 
 
 def test_hypervolume_of_a_random_cloud():
     Y = torch.rand(300, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     ref = torch.tensor([0.9, 0.8], dtype=torch.float64)
-    assert search.hypervolume(Y, ref) == pytest.approx(area(Y, ref), rel=1e-12)
+    assert ehvi.hypervolume(Y, ref) == pytest.approx(area(Y, ref), rel=1e-12)
 
 
 def branin_currin(steps: int) -> tuple[Tensor, Tensor, BraninCurrin]:
@@ -92,28 +92,28 @@ def branin_currin(steps: int) -> tuple[Tensor, Tensor, BraninCurrin]:
 def test_dense_branin_currin_nears_its_published_hypervolume_from_below():
     _, Y, problem = branin_currin(400)
     assert problem.max_hv == 59.36011874867746 and problem.ref_point.tolist() == [18.0, 6.0]
-    ours = search.hypervolume(Y, problem.ref_point)
+    ours = ehvi.hypervolume(Y, problem.ref_point)
     assert 0.98 * problem.max_hv <= ours <= problem.max_hv
 
 
 def test_reference_point_lies_a_margin_beyond_the_worst():
     Y = torch.tensor([[0.0, 10.0], [2.0, 30.0]])
-    assert search.reference_point(Y).tolist() == pytest.approx([2.2, 32.0])
+    assert ehvi.reference_point(Y).tolist() == pytest.approx([2.2, 32.0])
 
 
 def test_initial_design_uses_every_level_equally():
     codes = space()
-    rows = search.initial_design(codes, 16, seed=3)
+    rows = ehvi.initial_design(codes, 16, seed=3)
     counts = [torch.bincount(codes[rows][:, d], minlength=n) for d, n in enumerate(SIZES)]
-    assert len(set(rows)) == 16 and rows == search.initial_design(codes, 16, seed=3)
-    assert rows != search.initial_design(codes, 16, seed=4)
+    assert len(set(rows)) == 16 and rows == ehvi.initial_design(codes, 16, seed=3)
+    assert rows != ehvi.initial_design(codes, 16, seed=4)
     assert [count.tolist() for count in counts] == [[4] * 4] * 3 + [[2] * 8] * 3
 
 
 def test_initial_design_of_a_space_with_dropped_levels():
     codes = space()
     codes = codes[(codes[:, 3] != 5) & (codes[:, 0] != 0)]
-    chosen = codes[search.initial_design(codes, 12, seed=0)]
+    chosen = codes[ehvi.initial_design(codes, 12, seed=0)]
     for d in range(6):
         count = torch.unique(chosen[:, d], return_counts=True)[1]
         assert len(count) == len(codes[:, d].unique()) and count.max() - count.min() <= 1
@@ -135,7 +135,7 @@ def test_closed_form_ehvi_equals_quadrature():
     z = torch.linspace(-8, 8, 4001, dtype=torch.float64)
     weight = torch.exp(-z.square() / 2) / math.sqrt(2 * math.pi)
     base = area(case["front"], case["ref_point"])
-    for i, value in enumerate(search.ehvi_exact(**case)[:6]):
+    for i, value in enumerate(ehvi.ehvi_exact(**case)[:6]):
         quality = case["mu"][i] + case["sigma"][i] * z
         points = torch.stack([quality, case["known"][i].expand(len(z))], 1)[:, None]
         volume = [area(torch.cat([case["front"], point]), case["ref_point"]) for point in points]
@@ -144,34 +144,34 @@ def test_closed_form_ehvi_equals_quadrature():
 
 
 def test_closed_form_ehvi_without_a_front_is_expected_improvement_times_length():
-    value = search.ehvi_exact([1.0], [0.5], [2.0], torch.empty(0, 2), [1.0, 5.0])
+    value = ehvi.ehvi_exact([1.0], [0.5], [2.0], torch.empty(0, 2), [1.0, 5.0])
     assert float(value) == pytest.approx(3 * 0.5 / math.sqrt(2 * math.pi), rel=1e-12)
 
 
 def test_log_ehvi_stays_finite_in_the_tail_and_is_minus_infinity_when_nothing_can_be_gained():
     front, ref = torch.tensor([[0.0, 1.0]]), [1.0, 2.0]
     mu, known = torch.tensor([60.0, 50.0, 0.0]), torch.tensor([0.5, 0.5, 2.5])
-    value = search.log_ehvi_exact(mu, torch.ones(3), known, front, ref)
+    value = ehvi.log_ehvi_exact(mu, torch.ones(3), known, front, ref)
     assert value[0] < value[1] < -1000 and value[2] == -torch.inf
-    near = search.log_ehvi_exact([2.0 - 1e-9, 2.0 + 1e-9], [1.0] * 2, [0.5] * 2, front, ref)
+    near = ehvi.log_ehvi_exact([2.0 - 1e-9, 2.0 + 1e-9], [1.0] * 2, [0.5] * 2, front, ref)
     assert float(near[0]) == pytest.approx(float(near[1]), abs=1e-7)
 
 
 def test_closed_form_and_botorch_agree():
     codes, quality, known, ref = table()
-    rows = search.initial_design(codes, 24, seed=0)
+    rows = ehvi.initial_design(codes, 24, seed=0)
     Y = torch.stack([quality, known], 1)[rows]
-    model = search.fit_quality(codes[rows], Y[:, 0], SIZES)
+    model = ehvi.fit_quality(codes[rows], Y[:, 0], SIZES)
     some = torch.arange(0, len(codes), 61)
-    exact = search.log_ehvi_exact(*search.marginals(model, codes[some]), known[some], Y, ref)
-    sampled = search.log_ehvi_sampled(model, codes[some], known[some], Y, ref, SIZES, seed=0)
+    exact = ehvi.log_ehvi_exact(*ehvi.marginals(model, codes[some]), known[some], Y, ref)
+    sampled = ehvi.log_ehvi_sampled(model, codes[some], known[some], Y, ref, SIZES, seed=0)
     error = (exact.exp() - sampled.exp()).abs() / exact.exp().max()
     assert error.max() < 0.02  # 128 quasi-Monte Carlo samples, and qLogEHVI is smoothed
     assert exact.argmax() == sampled.argmax()
     options = dict(known=known[some], ref_point=ref, sizes=SIZES)
-    first = search.suggest(codes[rows], Y, codes[some], **options)
+    first = ehvi.suggest(codes[rows], Y, codes[some], **options)
     assert torch.equal(
-        first, search.suggest(codes[rows], Y, codes[some], acquisition="qlogehvi", **options)
+        first, ehvi.suggest(codes[rows], Y, codes[some], acquisition="qlogehvi", **options)
     )
 
 
@@ -183,20 +183,20 @@ def test_closed_form_and_botorch_agree():
 def test_suggest_skips_observed_designs_and_repeats_itself(acquisition, encoding):
     sizes = (2, 3, 4)
     codes, quality, known, ref = table(sizes)
-    seen = search.initial_design(codes, 19, seed=1)
+    seen = ehvi.initial_design(codes, 19, seed=1)
     args = (codes[seen], torch.stack([quality, known], 1)[seen], codes, known, ref, sizes)
     options = dict(acquisition=acquisition, encoding=encoding, seed=5)
-    chosen = search.suggest(*args, q=5, **options).tolist()
+    chosen = ehvi.suggest(*args, q=5, **options).tolist()
     assert sorted(chosen + seen) == list(range(24))  # the five that are left, each once
-    assert chosen == search.suggest(*args, q=5, **options).tolist()
-    assert len(search.suggest(*args, pool=1, **options)) == 1
+    assert chosen == ehvi.suggest(*args, q=5, **options).tolist()
+    assert len(ehvi.suggest(*args, pool=1, **options)) == 1
 
 
 def test_suggest_takes_the_noise_of_the_observations():
     codes, quality, known, ref = table((2, 3, 4))
     Y = torch.stack([quality, known], 1)[:12]
     options = dict(sizes=(2, 3, 4), q=2, y_var=torch.full((12,), 0.01))
-    chosen = search.suggest(codes[:12], Y, codes, known, ref, **options).tolist()
+    chosen = ehvi.suggest(codes[:12], Y, codes, known, ref, **options).tolist()
     assert len(set(chosen)) == 2 and min(chosen) >= 12
 
 
@@ -205,9 +205,9 @@ def test_search_leaves_the_global_generator_alone_and_is_deterministic():
     seen: list[dict] = []
     args = (lambda row: float(quality[row]), codes, known, (3, 3, 4), [0, 7, 20, 33], 6, ref, 1)
     state = torch.get_rng_state()
-    trials = search.search(*args, on_step=seen.append)
+    trials = loop.search(*args, on_step=seen.append)
     assert torch.equal(state, torch.get_rng_state())
-    pd.testing.assert_frame_equal(trials, search.search(*args))
+    pd.testing.assert_frame_equal(trials, loop.search(*args))
     assert list(trials) == COLUMNS and seen == trials.to_dict("records")
     assert trials.phase.tolist() == ["initial"] * 4 + ["ehvi"] * 6
     assert trials["index"].is_unique and trials.order.tolist() == list(range(10))
@@ -220,9 +220,9 @@ def test_search_beats_random_search_at_equal_budget():
     final = []
     for seed in range(3):
         codes, quality, known, ref = table(seed=seed)
-        initial = search.initial_design(codes, 12, seed)
+        initial = ehvi.initial_design(codes, 12, seed)
         args = (quality.__getitem__, codes, known, SIZES, initial, 12, ref, seed)
-        ehvi, random = search.search(*args), search.random_search(*args)
+        ehvi, random = loop.search(*args), loop.random_search(*args)
         assert random.phase.tolist() == ["initial"] * 12 + ["random"] * 12
         pd.testing.assert_frame_equal(ehvi[:12], random[:12])
         final.append((ehvi.hypervolume.iloc[-1], random.hypervolume.iloc[-1]))
@@ -232,11 +232,11 @@ def test_search_beats_random_search_at_equal_budget():
 
 def test_ordinal_search_nears_the_front_of_a_branin_currin_grid():
     codes, Y, problem = branin_currin(21)
-    initial = search.initial_design(codes, 8, seed=0)
+    initial = ehvi.initial_design(codes, 8, seed=0)
     args = (lambda row: float(Y[row, 0]), codes, Y[:, 1], (21, 21), initial, 16, problem.ref_point)
-    best = search.hypervolume(Y, problem.ref_point)
-    found = search.search(*args, seed=0, encoding="ordinal").hypervolume.iloc[-1]
-    drawn = search.random_search(*args, seed=0).hypervolume.iloc[-1]
+    best = ehvi.hypervolume(Y, problem.ref_point)
+    found = loop.search(*args, seed=0, encoding="ordinal").hypervolume.iloc[-1]
+    drawn = loop.random_search(*args, seed=0).hypervolume.iloc[-1]
     assert drawn < found <= best
 
 
@@ -273,7 +273,7 @@ GOOD = dict(
 )
 def test_suggest_names_the_wrong_field(field, bad):
     with pytest.raises(ValueError, match=rf"^{field}: [^\n]*$"):
-        search.suggest(**(GOOD | {field: bad}))
+        ehvi.suggest(**(GOOD | {field: bad}))
 
 
 @pytest.mark.parametrize(
@@ -293,15 +293,15 @@ def test_search_names_the_wrong_field_before_it_starts(field, bad):
     good = dict(evaluate=float, candidates=CODES, known=KNOWN, sizes=(2, 3), initial=[0, 5])
     good |= dict(evaluations=1, ref_point=[9.0, 9.0], seed=0)
     with pytest.raises(ValueError, match=rf"^{field}: [^\n]*$"):
-        search.search(**(good | {field: bad}))
+        loop.search(**(good | {field: bad}))
 
 
 def test_other_errors_name_their_field():
     with pytest.raises(ValueError, match=r"^Y: [^\n]*$"):
-        search.pareto_mask(KNOWN)
+        ehvi.pareto_mask(KNOWN)
     with pytest.raises(ValueError, match=r"^n: [^\n]*$"):
-        search.initial_design(CODES, 7, seed=0)
+        ehvi.initial_design(CODES, 7, seed=0)
     with pytest.raises(ValueError, match=r"^X: [^\n]*$"):
-        search.fit_quality(CODES[:1], KNOWN[:1], (2, 3))
+        ehvi.fit_quality(CODES[:1], KNOWN[:1], (2, 3))
     with pytest.raises(ValueError, match=r"^sigma: [^\n]*$"):
-        search.ehvi_exact(KNOWN, KNOWN[:2], KNOWN, torch.empty(0, 2), [1.0, 1.0])
+        ehvi.ehvi_exact(KNOWN, KNOWN[:2], KNOWN, torch.empty(0, 2), [1.0, 1.0])

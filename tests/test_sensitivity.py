@@ -5,20 +5,23 @@ from __future__ import annotations
 import pytest
 import torch
 
-from nanosd_lib import cost, data, evaluate, quality, sensitivity
-from nanosd_lib.arch import STAGES
+from nanosd_lib.data import splits
+from nanosd_lib.hardware import timing
+from nanosd_lib.networks import counting, pipeline
+from nanosd_lib.networks.arch import STAGES
+from nanosd_lib.quality import sensitivity, tafid
 
 
 @pytest.fixture(scope="module")
 def pipe():
-    return quality.load_teacher("data/sd-mini")
+    return pipeline.load_teacher("data/sd-mini")
 
 
 @pytest.fixture(scope="module")
 def found(pipe):
     how = dict(steps=1, guidance=1.0, batch=4, seed=0, features="mini-clip")
-    reference = evaluate.reference(pipe, 4, **how)
-    latents = data.Latents(**data.latents(pipe, "heldout", 4, 0, 0)["latents"])
+    reference = tafid.reference(pipe, 4, **how)
+    latents = splits.Latents(**splits.latents(pipe, "heldout", 4, 0, 0)["latents"])
     return sensitivity.sensitivity(
         pipe, latents, 4, reference["features"]["teacher"], **how
     )["table"].set_index(["removed", "how"])  # fmt: skip
@@ -33,15 +36,15 @@ def test_every_stage_is_shortened_and_removed(found):
 
 def test_what_is_saved_is_what_the_stage_held(pipe, found):
     unet = pipe.unet
-    assert found.params_saved["M", "removed"] == cost.parameters(unet.mid_block)
-    assert found.params_saved["E1", "removed"] == cost.parameters(unet.down_blocks[0])
-    assert found.params_saved["D3", "removed"] == cost.parameters(unet.up_blocks[1])
+    assert found.params_saved["M", "removed"] == counting.parameters(unet.mid_block)
+    assert found.params_saved["E1", "removed"] == counting.parameters(unet.down_blocks[0])
+    assert found.params_saved["D3", "removed"] == counting.parameters(unet.up_blocks[1])
     shorter = found.xs("one R", level="how").params_saved
     longer = found.xs("removed", level="how").params_saved
     assert (shorter < longer[shorter.index]).all()
 
 
 def test_latency_of_every_variant_is_measured_beside_the_teacher(pipe, found):
-    table = sensitivity.latency(pipe, batch=1, tokens=4, repeats=1, warmup=0)["table"]
+    table = timing.profile_ablations(pipe, batch=1, tokens=4, repeats=1, warmup=0)["table"]
     assert {(r.removed, r.how) for r in table.itertuples()} == set(found.index)
     assert table.ms_median.gt(0).all() and torch.isfinite(torch.tensor(table.ms_saved)).all()

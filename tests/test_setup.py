@@ -12,8 +12,8 @@ from packaging.markers import Marker
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from nanosd_lib import provenance
-from nanosd_lib.provenance import ROOT
+from nanosd_lib.paths import ROOT
+from nanosd_lib.runs import provenance
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 LOCK = (ROOT / "requirements.lock").read_text()

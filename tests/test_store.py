@@ -21,7 +21,8 @@ import torch
 from PIL import Image
 
 import nanosd_lib
-from nanosd_lib import artifacts, layout, provenance, store
+from nanosd_lib import paths
+from nanosd_lib.runs import artifacts, layout, notebook, provenance
 
 TOY = """
 import time
@@ -88,7 +89,7 @@ def teacher(tmp_path):
 
 @pytest.fixture
 def run(toy, teacher):
-    return store.open_run("02_toy", "smoke", 0, teacher)
+    return notebook.open_run("02_toy", "smoke", 0, teacher)
 
 
 def test_a_stage_is_computed_once_and_reads_back_equal(run, toy, capsys):
@@ -225,7 +226,7 @@ print(run.stage("slow", toy.resumes, {{"n": 20}})["resumed_at"], flush=True)
 
 def child(teacher):
     code = CHILD.format(package=list(nanosd_lib.__path__)[-1], overrides=teacher)
-    env = {**os.environ, "PYTHONPATH": str(provenance.ROOT)}
+    env = {**os.environ, "PYTHONPATH": str(paths.ROOT)}
     command = [sys.executable, "-c", textwrap.dedent(code)]
     return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True)
 
@@ -259,20 +260,20 @@ def test_leftovers_of_dead_processes_are_swept(run, teacher):
     gone, mine = (run.store / f".tmp-{host}-{pid}-0a" for pid in (dead.pid, os.getpid()))
     gone.mkdir()
     mine.mkdir()
-    store.open_run("02_toy", "smoke", 0, teacher)
+    notebook.open_run("02_toy", "smoke", 0, teacher)
     assert not gone.exists() and mine.exists()
 
 
 def test_opening_a_run_checks_everything(toy, teacher):
     for seed in (-1, True, "0", 1.0, None):
         with pytest.raises(ValueError, match="an integer from 0 up"):
-            store.open_run("02_toy", "smoke", seed, teacher)
+            notebook.open_run("02_toy", "smoke", seed, teacher)
     with pytest.raises(ValueError, match="did you mean 'smoke'"):
-        store.open_run("02_toy", "smok", 0, teacher)
+        notebook.open_run("02_toy", "smok", 0, teacher)
     with pytest.raises(ValueError, match="is refused"):
-        store.open_run("../02_toy", "smoke", 0, teacher)
+        notebook.open_run("../02_toy", "smoke", 0, teacher)
     with pytest.raises(FileNotFoundError, match="nowhere is missing.*make teacher") as error:
-        store.open_run("02_toy", "smoke", 0, {"teacher.path": "data/nowhere"})
+        notebook.open_run("02_toy", "smoke", 0, {"teacher.path": "data/nowhere"})
     assert "git checkout data/sd-mini" in str(error.value) and "\n" not in str(error.value)
 
 
@@ -284,23 +285,23 @@ def test_a_teacher_with_a_part_missing_is_refused(teacher, tmp_path):
 
 
 def test_folders_and_seeds(toy, teacher, tmp_path):
-    one = store.open_run("02_toy", "smoke", 0, teacher)
+    one = notebook.open_run("02_toy", "smoke", 0, teacher)
     drawn = torch.rand(1)
-    two = store.open_run("02_toy", "smoke", 3, {**teacher, "fwkd.steps": 2})
+    two = notebook.open_run("02_toy", "smoke", 3, {**teacher, "fwkd.steps": 2})
     assert one.folder.name[:6] == "smoke-" and len(one.folder.name) == 6 + 8
     assert two.folder.name[:12] == "smoke-seed3-" and one.folder.parent == tmp_path / "results"
     assert layout.results_folder("mini", 0).name == "mini"
     assert layout.results_folder("mini", 2, {}).name == "mini-seed2"
-    store.open_run("02_toy", "smoke", 0, teacher)
+    notebook.open_run("02_toy", "smoke", 0, teacher)
     assert torch.rand(1) == drawn and torch.get_num_threads() == one.profile.threads
 
 
 def test_the_teachers_key_is_the_hash_of_its_files(run, tmp_path, teacher):
     (tmp_path / "teacher" / ".hidden").write_text("x")
-    other = store.open_run("02_toy", "smoke", 0, teacher)
-    assert other.teacher_key == run.teacher_key == store.teacher_hash(run.teacher)
+    other = notebook.open_run("02_toy", "smoke", 0, teacher)
+    assert other.teacher_key == run.teacher_key == notebook.teacher_hash(run.teacher)
     (tmp_path / "teacher" / "unet" / "w.safetensors").write_bytes(b"weightz")
-    assert store.teacher_hash(run.teacher) != run.teacher_key
+    assert notebook.teacher_hash(run.teacher) != run.teacher_key
 
 
 def test_tables_figures_and_records(run, teacher):
@@ -325,10 +326,10 @@ def test_tables_figures_and_records(run, teacher):
 
 def test_records_are_joined_and_replaced_by_notebook(run, teacher):
     run.record("old", 1, "exact")
-    again = store.open_run("02_toy", "smoke", 0, teacher)
+    again = notebook.open_run("02_toy", "smoke", 0, teacher)
     assert set(again.records()) == {"old"}
     again.record("params", torch.tensor(3), "exact")
-    other = store.open_run("03_other", "smoke", 0, teacher)
+    other = notebook.open_run("03_other", "smoke", 0, teacher)
     other.record("error", 0.5, "128 held-out pairs")
     assert other.records() == {
         "params": {"value": 3.0, "protocol": "exact", "notebook": "02_toy"},

@@ -12,11 +12,13 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextModel
 
-from nanosd_lib import arch, blocks, cost, distill, judges, paper, quality, surgery
-from nanosd_lib import teacher as sdmini
-from nanosd_lib.arch import ABLATION, BASE, CHOICES, NANOSD, Arch
+from nanosd_lib import paper
+from nanosd_lib.learning import fwkd, sd_mini
+from nanosd_lib.networks import arch, blocks, counting, pipeline, sd15, surgery
+from nanosd_lib.networks.arch import ABLATION, BASE, CHOICES, NANOSD, Arch
+from nanosd_lib.quality import judges
 
-NARROW = sdmini.UNET | dict(
+NARROW = sd_mini.UNET | dict(
     sample_size=8,
     block_out_channels=(8, 16, 32, 32),
     cross_attention_dim=16,
@@ -64,12 +66,12 @@ def difference(one, two, x) -> float:
 
 @pytest.fixture(scope="module")
 def full_size():
-    return cost.sd15()
+    return sd15.unet()
 
 
 @pytest.fixture(scope="module")
 def teacher():
-    return random_unet(sdmini.UNET)
+    return random_unet(sd_mini.UNET)
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +81,7 @@ def narrow():
 
 @pytest.fixture(scope="module")
 def seen(narrow):
-    with torch.no_grad(), distill.captured(narrow) as stages:
+    with torch.no_grad(), fwkd.captured(narrow) as stages:
         narrow(**inputs(NARROW))
     return stages
 
@@ -106,19 +108,19 @@ def parts(narrow):
     ],
 )
 def test_parameters_at_the_width_of_sd15(full_size, model, count):
-    assert cost.parameters(surgery.student(NANOSD[model], full_size)) == count
+    assert counting.parameters(surgery.student(NANOSD[model], full_size)) == count
     row = paper.family().set_index("model").loc[model.replace("N", "NanoSD", model[1].isdigit())]
     assert row.params_from_strings == count and abs(count / 1e6 - row.params_m) < 1
 
 
 @pytest.mark.parametrize("model, millions", [("N5", 170), ("N6", 160), ("N7", 130)])
 def test_one_r_decoders_meet_the_printed_counts_within_a_percent(full_size, model, millions):
-    count = cost.parameters(surgery.student(NANOSD[model], full_size))
+    count = counting.parameters(surgery.student(NANOSD[model], full_size))
     assert count / 1e6 == pytest.approx(millions, rel=0.01)
 
 
 def test_parameters_of_the_ablation(full_size):
-    count = cost.parameters(surgery.student(ABLATION, full_size))
+    count = counting.parameters(surgery.student(ABLATION, full_size))
     assert count / 1e6 == pytest.approx(565.10, abs=0.005)
 
 
@@ -134,16 +136,16 @@ def test_sd15s_arch_is_the_teacher(teacher):
     net = surgery.student(SD15, teacher)
     assert net.state_dict().keys() == teacher.state_dict().keys()
     for size in ((0, 0), (13, 10)):
-        assert difference(net, teacher, inputs(sdmini.UNET, 2, *size)) <= 1e-5
+        assert difference(net, teacher, inputs(sd_mini.UNET, 2, *size)) <= 1e-5
 
 
 @pytest.mark.parametrize("model", ["TinySD", "N2", "N4"])
 def test_where_diffusers_has_the_network_ours_equals_it(teacher, model):
     net = surgery.student(NANOSD[model], teacher)
     theirs = stock(NANOSD[model], teacher, net)
-    assert cost.parameters(net) == cost.parameters(theirs)
+    assert counting.parameters(net) == counting.parameters(theirs)
     for size in ((0, 0), (18, 14), (7, 9)):  # sizes that halve unevenly as well
-        assert difference(net, theirs, inputs(sdmini.UNET, 2, *size)) <= 1e-5
+        assert difference(net, theirs, inputs(sd_mini.UNET, 2, *size)) <= 1e-5
 
 
 def test_diffusers_has_no_other_network_of_the_family(teacher):
@@ -276,9 +278,9 @@ def test_a_student_works_inside_the_pipeline(teacher):
     torch.manual_seed(0)
     words = judges.tokenizer()
     text = CLIPTextModel(judges.clip(words).config.text_config).eval()
-    pipe = sdmini.pipeline(AutoencoderKL(**sdmini.VAE).eval(), text, words, teacher)
+    pipe = sd_mini.pipeline(AutoencoderKL(**sd_mini.VAE).eval(), text, words, teacher)
     student = surgery.student(NANOSD["N6"], teacher)
-    other = quality.with_parts(pipe, unet=student)
+    other = pipeline.with_parts(pipe, unet=student)
     assert other.unet is student and pipe.unet is teacher and other.vae is pipe.vae
     for height, width in ((64, 64), (40, 56), (72, 24)):  # latents of 16x16, 10x14, 18x6
         made = other(
@@ -303,7 +305,7 @@ def test_a_teacher_of_sd2s_type(narrow):
 def test_trained_surrogates_take_their_places(narrow):
     a = NANOSD["N2"]
     changed = [(s, c) for s, c in a.stages.items() if c != BASE[s]]
-    nets = distill.surrogates(narrow, changed)
+    nets = fwkd.surrogates(narrow, changed)
     with torch.no_grad():
         for p in nets.parameters():
             p.add_(0.01)
@@ -322,7 +324,7 @@ def test_originals_need_no_surrogate(narrow):
 def test_a_missing_surrogate_is_named(narrow):
     one = replace(Arch(**BASE), E1="RA", D2="RR")
     with pytest.raises(KeyError, match="D2:RR"):
-        surgery.assemble(one, narrow, distill.surrogates(narrow, [("E1", "RA")]))
+        surgery.assemble(one, narrow, fwkd.surrogates(narrow, [("E1", "RA")]))
 
 
 # ----------------------------------------------------------------------------------------- refusals
@@ -378,7 +380,7 @@ def test_any_stage_can_be_removed(narrow, stage):
     net, x = surgery.without(whole, stage), inputs(NARROW)
     with torch.no_grad():
         assert net(**x).sample.shape == x["sample"].shape
-    assert cost.parameters(net) < cost.parameters(whole)
+    assert counting.parameters(net) < counting.parameters(whole)
     assert difference(net, whole, x) > 0
     assert difference(whole, narrow, x) == before == 0  # the whole one is untouched
 
@@ -386,12 +388,10 @@ def test_any_stage_can_be_removed(narrow, stage):
 def test_a_bridge_has_no_parameters_and_the_shapes_of_its_stage(narrow):
     whole = surgery.student(SD15, narrow)
     for stage in ("E1", "E2", "E3", "E4", "D4", "D3", "D2", "D1"):
-        x = cost.stage_inputs(narrow, stage, 1, 5)
+        x = counting.stage_inputs(narrow, stage, 1, 5)
         real, bridge = whole.stage(stage)(**x), blocks.Bridge(whole.stage(stage))(**x)
-        assert [t.shape for t in distill._tensors(real)] == [
-            t.shape for t in distill._tensors(bridge)
-        ]
-        assert cost.parameters(blocks.Bridge(whole.stage(stage))) == 0
+        assert [t.shape for t in fwkd._tensors(real)] == [t.shape for t in fwkd._tensors(bridge)]
+        assert counting.parameters(blocks.Bridge(whole.stage(stage))) == 0
 
 
 def test_channels_are_matched_without_parameters():

@@ -12,8 +12,9 @@ import pytest
 import torch
 from PIL import Image
 
-from nanosd_lib import paper, tiling
-from nanosd_lib.tiling import Grid
+from nanosd_lib import paper
+from nanosd_lib.restoration import photo_cost, seams, tiling
+from nanosd_lib.restoration.tiling import Grid
 
 
 @pytest.mark.parametrize(
@@ -66,17 +67,22 @@ def test_what_cannot_tile_is_refused_in_one_line(length, tile, overlap):
 
 
 def test_weights_in_gigabytes():
-    assert tiling.weights_gb(1_000_000_000) == {"fp32": 4.0, "fp16": 2.0, "int8": 1.0, "int4": 0.5}
+    assert photo_cost.weights_gb(1_000_000_000) == {
+        "fp32": 4.0,
+        "fp16": 2.0,
+        "int8": 1.0,
+        "int4": 0.5,
+    }
 
 
 def test_seconds_a_photograph():
-    assert tiling.photo_seconds(88, 116) == pytest.approx(10.208)
-    assert tiling.photo_seconds(10, 100, vae_ms=50, steps=4) == pytest.approx(4.5)
+    assert photo_cost.photo_seconds(88, 116) == pytest.approx(10.208)
+    assert photo_cost.photo_seconds(10, 100, vae_ms=50, steps=4) == pytest.approx(4.5)
 
 
 def test_the_photo_table_has_the_models_whose_latency_is_printed():
     family = paper.family()
-    table = tiling.photo_table(family, tiles=88, vae_ms=18).set_index("model")
+    table = photo_cost.photo_table(family, tiles=88, vae_ms=18).set_index("model")
     assert "SD1.5" not in table.index and len(table) == family.htp_ms.notna().sum()
     assert table.unet_only_s["NanoSD2"] == pytest.approx(88 * 0.027)
     assert table.with_vae_s["NanoSD2"] == pytest.approx(88 * 0.045)
@@ -230,19 +236,19 @@ def test_a_picture_that_cannot_be_read_is_one_line(tmp_path):
 def test_the_explorer_is_a_pure_function():
     rows = [("a", "fp16", 1000, 500), ("b", "fp16", 2000, 100), ("a", "int8", 500, 250)]
     memory = pd.DataFrame(rows, columns=["component", "format", "weights_mb", "peak_activation_mb"])
-    seen = tiling.explore(Grid(1000, 750, 128, 32, 4), 27, 18, memory)
+    seen = photo_cost.explore(Grid(1000, 750, 128, 32, 4), 27, 18, memory)
     assert seen["tiles"] == 88 and seen["columns x rows"] == "11 x 8"
     assert seen["seconds, U-Net"] == pytest.approx(2.376)
     assert seen["seconds, U-Net and VAE"] == pytest.approx(3.96)
     assert seen["GB, weights"] == 3 and seen["GB, activations"] == 0.5
-    larger = tiling.explore(Grid(1000, 750, 256, 32, 4), 27, 18, memory)
+    larger = photo_cost.explore(Grid(1000, 750, 256, 32, 4), 27, 18, memory)
     assert larger["GB, activations"] == 2.0  # four times the area
     with pytest.raises(ValueError, match="format 'fp64' does not exist: use one of fp16, int8"):
-        tiling.explore(Grid(1000, 750, 128, 32), 27, 18, memory, "fp64")
+        photo_cost.explore(Grid(1000, 750, 128, 32), 27, 18, memory, "fp64")
 
 
 def test_the_streams_report_measures_flat_memory_and_no_difference():
-    table = tiling.stream_report([96, 384], 128, 32, 8, 2)["table"]
+    table = seams.stream_report([96, 384], 128, 32, 8, 2)["table"]
     assert table.largest_difference.max() <= 1e-6
     assert table.peak_mb[1] < 1.1 * table.peak_mb[0]
     assert table.tiles.tolist() == [5 * 4, 5 * 16]
@@ -251,6 +257,6 @@ def test_the_streams_report_measures_flat_memory_and_no_difference():
 def test_a_seam_is_seen():
     flat, grid = np.zeros((32, 64, 3)), Grid(64, 32, 16, 0)
     noise = np.random.default_rng(0).random(flat.shape)
-    assert tiling.seam(noise, flat, grid) == pytest.approx(1, abs=0.2)
+    assert seams.seam(noise, flat, grid) == pytest.approx(1, abs=0.2)
     stepped = flat + np.repeat(np.arange(4), 16)[None, :, None]
-    assert tiling.seam(stepped, flat, grid) > 5
+    assert seams.seam(stepped, flat, grid) > 5

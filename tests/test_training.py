@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from nanosd_lib import training
+from nanosd_lib.learning import fit
 
 STEPS = 23
 
@@ -40,7 +40,7 @@ class Loss:
 def run(work, model=None, stop=-1, **kwargs):
     model = model or net()
     loss = Loss(model, stop)
-    log = training.fit("toy", model, loss, STEPS, 1e-2, work, every=5, **kwargs)
+    log = fit.fit("toy", model, loss, STEPS, 1e-2, work, every=5, **kwargs)
     return model, loss, log
 
 
@@ -106,7 +106,7 @@ def test_the_record_holds_mean_losses(tmp_path):
     values = iter(range(STEPS))
     model = net()
     total = lambda: sum(p.sum() for p in model.parameters())  # noqa: E731
-    log = training.fit(
+    log = fit.fit(
         "toy", model, lambda g: 0 * total() + next(values), STEPS, 1e-3, tmp_path, every=5
     )
     assert [row["loss"] for row in log] == [2, 7, 12, 17, 21]
@@ -121,13 +121,13 @@ def test_a_loss_may_have_been_propagated_already(tmp_path):
         loss.backward()
         return loss.detach()
 
-    training.fit("toy", one, Loss(one), 6, 1e-2, tmp_path / "one")
-    training.fit("toy", two, propagated, 6, 1e-2, tmp_path / "two")
+    fit.fit("toy", one, Loss(one), 6, 1e-2, tmp_path / "one")
+    fit.fit("toy", two, propagated, 6, 1e-2, tmp_path / "two")
     assert same(one.state_dict(), two.state_dict())
 
 
 def test_what_a_step_draws_depends_on_seed_and_step_alone():
-    draw = lambda *a: torch.rand(4, generator=training.rng(*a))  # noqa: E731
+    draw = lambda *a: torch.rand(4, generator=fit.rng(*a))  # noqa: E731
     assert torch.equal(draw(1, 2), draw(1, 2))
     seen = {tuple(draw(seed, step).tolist()) for seed in range(4) for step in range(50)}
     assert len(seen) == 200
@@ -135,7 +135,7 @@ def test_what_a_step_draws_depends_on_seed_and_step_alone():
 
 @pytest.mark.parametrize("steps", [1, 3, 40, 1000, 7000])
 def test_the_rate_rises_falls_and_ends_near_two_percent(steps):
-    rate = [training._cosine(i, steps) for i in range(steps)]
+    rate = [fit._cosine(i, steps) for i in range(steps)]
     top = rate.index(max(rate))
     assert max(rate) == 1 and top <= min(200, steps / 4) and rate[0] > 0
     assert rate[: top + 1] == sorted(rate[: top + 1]) and rate[top:] == sorted(rate[top:])[::-1]
@@ -144,20 +144,20 @@ def test_the_rate_rises_falls_and_ends_near_two_percent(steps):
 
 def test_an_unfinished_checkpoint_leaves_the_old_one(tmp_path, monkeypatch):
     path = tmp_path / "a.safetensors"
-    training.save(path, {"x": torch.ones(2)}, step=1)
+    fit.save(path, {"x": torch.ones(2)}, step=1)
 
     def breaks(tensors, where, metadata):
         where.write_bytes(b"half")
         raise OSError("disk full")
 
-    monkeypatch.setattr(training, "save_file", breaks)
+    monkeypatch.setattr(fit, "save_file", breaks)
     with pytest.raises(OSError):
-        training.save(path, {"x": torch.zeros(2)}, step=2)
+        fit.save(path, {"x": torch.zeros(2)}, step=2)
     assert torch.equal(load_file(path)["x"], torch.ones(2))
 
 
 def test_optimiser_steps_are_counted(tmp_path):
-    counter = training.StepCounter()
+    counter = fit.StepCounter()
     assert counter.count == 0
     with torch.no_grad():
         net()(torch.zeros(2, 4))

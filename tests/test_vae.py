@@ -6,7 +6,11 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline
 
-from nanosd_lib import arch, builders, codesign, cost, paper, quality, surgery, training, vae
+from nanosd_lib import paper
+from nanosd_lib.hardware import tile
+from nanosd_lib.learning import fit, vae_student
+from nanosd_lib.networks import arch, counting, pipeline, sd15, surgery, vae
+from nanosd_lib.quality import extractors
 
 TINY = dict(
     block_out_channels=(8, 16, 16),
@@ -41,19 +45,19 @@ def pictures(n: int, side: int = 32, seed: int = 0):
 
 def test_parameters_at_sd15s_width_are_the_printed_ones():
     with torch.device("meta"):
-        net = vae.slim(AutoencoderKL(**builders.VAE))
+        net = vae.slim(AutoencoderKL(**sd15.VAE))
     assert set(net.config.block_out_channels) == {64}
     printed = paper.restoration().query("task == 'vae' and metric == 'params_m'")
     assert set(printed.model) == {"encoder", "decoder"}
     for part, millions in zip(printed.model, printed.value, strict=True):
-        ours = cost.parameters(getattr(net, part)) / 1e6
+        ours = counting.parameters(getattr(net, part)) / 1e6
         assert ours == pytest.approx(millions, rel=0.1) and int(ours * 10) / 10 == millions
 
 
 def test_it_costs_a_fraction_of_the_teacher():
-    for config, side in ((builders.VAE, 512), (builders.VAE | {"sample_size": 256}, 256)):
+    for config, side in ((sd15.VAE, 512), (sd15.VAE | {"sample_size": 256}, 256)):
         with torch.device("meta"):
-            table = codesign.vae_costs(AutoencoderKL(**config), side)
+            table = tile.vae_costs(AutoencoderKL(**config), side)
         gmac = table.set_index(["model", "part"]).gmac
         assert gmac["teacher", "encoder"] > 5 * gmac["slim", "encoder"]
         assert gmac["teacher", "decoder"] > 5 * gmac["slim", "decoder"]
@@ -112,9 +116,9 @@ def test_save_and_load(student, tmp_path):
 
 def test_in_a_pipeline(tmp_path):
     torch.manual_seed(0)
-    pipe = quality.load_teacher("data/sd-mini")
+    pipe = pipeline.load_teacher("data/sd-mini")
     slim, n6 = vae.slim(pipe.vae).eval(), surgery.student(arch.NANOSD["N6"], pipe.unet).eval()
-    whole = quality.with_parts(pipe, vae=slim, unet=n6)
+    whole = pipeline.with_parts(pipe, vae=slim, unet=n6)
     whole.save_pretrained(tmp_path)
     again = StableDiffusionPipeline.from_pretrained(tmp_path)
     assert isinstance(again.vae, vae.SlimVAE) and isinstance(again.unet, surgery.NanoUNet)
@@ -152,28 +156,28 @@ def test_kl_is_torchs_own():
     mean, std = torch.randn(2, 4, 3, 3, generator=g), torch.rand(2, 4, 3, 3, generator=g) + 0.1
     normal = torch.distributions.Normal
     want = torch.distributions.kl_divergence(normal(mean / 0.7, std / 0.7), normal(0.0, 1.0))
-    torch.testing.assert_close(vae.standard_kl(mean, std, 0.7), want.sum((1, 2, 3)))
+    torch.testing.assert_close(vae_student.standard_kl(mean, std, 0.7), want.sum((1, 2, 3)))
 
 
 def test_the_teacher_matches_itself(teacher):
     x = pictures(4)
     mean, std = vae.encoded(teacher, x)
-    judge = quality.lpips_over("mini-attributes")
-    found = vae.terms(teacher, x, mean, std, training.rng(0, 0), judge)
-    assert set(found) == set(vae.TERMS) == set(WEIGHTS)
+    judge = extractors.lpips_over("mini-attributes")
+    found = vae_student.terms(teacher, x, mean, std, fit.rng(0, 0), judge)
+    assert set(found) == set(vae_student.TERMS) == set(WEIGHTS)
     assert float(found["latent"]) < 1e-10
     kl = teacher.encode(x).latent_dist.kl().mean()
     torch.testing.assert_close(found["kl"], kl, rtol=1e-4, atol=1e-3)
     assert float(found["reconstruction"]) > 0 and float(found["perceptual"]) > 0
 
 
-@pytest.mark.parametrize("term", vae.TERMS)
+@pytest.mark.parametrize("term", vae_student.TERMS)
 def test_who_is_taught_by_a_term(teacher, student, term):
     """Latent matching and KL reach the encoder alone; the pictures reach both halves."""
     x = pictures(4)
-    judge = quality.lpips_over("mini-attributes")
+    judge = extractors.lpips_over("mini-attributes")
     student.train()
-    vae.terms(student, x, *vae.encoded(teacher, x), training.rng(0, 0), judge)[term].backward()
+    vae_student.terms(student, x, *vae.encoded(teacher, x), fit.rng(0, 0), judge)[term].backward()
     reached = {
         part: any(p.grad is not None and p.grad.abs().max() > 0 for p in half.parameters())
         for part, half in (("encoder", student.encoder), ("decoder", student.decoder))
@@ -191,7 +195,7 @@ def distilled(teacher, tmp_path, steps, kind="slim", **changes):
     taught["std"] *= 0.05  # an untrained teacher's is too wide for a picture to pass through
     how = dict(batch=4, lr=5e-3, weights=WEIGHTS | changes, judge="mini-attributes", seed=0)
     how |= dict(teacher=teacher, taught=taught, size=32, scratch=tmp_path)
-    return vae.distil(kind, steps, **how)
+    return vae_student.distil(kind, steps, **how)
 
 
 @pytest.mark.parametrize("kind", vae.KINDS)
@@ -214,7 +218,7 @@ def test_a_term_left_out_changes_the_weights_and_stays_in_the_record(teacher, tm
 
 def test_it_resumes_where_it_was_stopped(teacher, tmp_path, monkeypatch):
     whole = distilled(teacher, tmp_path / "a", 16)
-    asked, counted = vae.terms, []
+    asked, counted = vae_student.terms, []
 
     def stop(*args):
         counted.append(1)
@@ -222,10 +226,10 @@ def test_it_resumes_where_it_was_stopped(teacher, tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return asked(*args)
 
-    monkeypatch.setattr(vae, "terms", stop)
+    monkeypatch.setattr(vae_student, "terms", stop)
     with pytest.raises(KeyboardInterrupt):
         distilled(teacher, tmp_path / "b", 16)
-    monkeypatch.setattr(vae, "terms", asked)
+    monkeypatch.setattr(vae_student, "terms", asked)
     again = distilled(teacher, tmp_path / "b", 16)
     for k, v in whole["weights"].items():
         torch.testing.assert_close(again["weights"][k], v, rtol=0, atol=0)

@@ -1,0 +1,1 @@
+"""What is learned from: scenes, photographs, and their latents."""

@@ -1,0 +1,131 @@
+"""What the experiments train and measure on: pictures of a split, their latents and text embeddings
+under a teacher's own encoders, and noisy batches of them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from diffusers import StableDiffusionPipeline
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from nanosd_lib.data import miniworld, photographs, raycast
+from nanosd_lib.networks import pipeline
+
+SEEDS = {"train": 101, "heldout": 202, "prompts": 303}  # never the seed the teacher was trained on
+
+
+@dataclass(frozen=True)
+class Latents:
+    """Scaled latents (N, 4, h, w), text embeddings (N, T, D), and the embedding of the empty prompt
+    (1, T, D); `own` are a student VAE's latents of the same pictures, where there is one.
+    """
+
+    z: Tensor
+    text: Tensor
+    empty: Tensor
+    own: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if self.own is not None and len(self.own) != len(self.z):
+            raise ValueError(f"own has {len(self.own)} latents, z {len(self.z)}: encode the same")
+
+    def __len__(self) -> int:
+        return len(self.z)
+
+
+def pictures(split: str, scenes: int, crops: int, seed: int) -> tuple[Tensor, list[str]]:
+    """Renders, then photograph crops of the split ("train" or "heldout"), resized to nothing:
+    64x64, with captions.
+    """
+    batch = miniworld.sample(scenes, SEEDS[split] + 1000 * seed)
+    x, text = raycast.render(batch, progress=True)[0], miniworld.captions(batch)
+    if crops:
+        patch, patch_text = photographs.crops(split, crops, SEEDS[split] + 1000 * seed)
+        x, text = torch.cat([x, patch]), text + patch_text
+    return x, text
+
+
+def latents(
+    pipe: StableDiffusionPipeline, split: str, scenes: int, crops: int, seed: int
+) -> dict[str, Tensor]:
+    """`Latents` of a split as plain tensors."""
+    x, text = pictures(split, scenes, crops, seed)
+    z = _latents(pipe, x, split)
+    return {
+        "latents": {"z": z, "text": pipeline.embed(pipe, text), "empty": pipeline.embed(pipe, [""])}
+    }
+
+
+def latents_alone(
+    pipe: StableDiffusionPipeline, split: str, scenes: int, crops: int, seed: int
+) -> dict[str, Tensor]:
+    """The latents of `latents` without its text, for another VAE of the same pictures."""
+    return {"latents": {"z": _latents(pipe, pictures(split, scenes, crops, seed)[0], split)}}
+
+
+def _latents(pipe: StableDiffusionPipeline, x: Tensor, split: str) -> Tensor:
+    """Pictures brought to the size the teacher works at and encoded, a few at a time."""
+    size, z = pipeline.side(pipe), []
+    few = 4096 if size <= 64 else 16  # large pictures are never all in memory
+    for some in tqdm(x.split(few), desc=f"latents, {split}", leave=False):
+        z.append(pipeline.encode(pipe, pipeline.sized(some, size), batch=min(few, 64)))
+    return torch.cat(z)
+
+
+def of(artifact) -> Latents:
+    """The `Latents` in a finished latents stage."""
+    return Latents(**{k: artifact["latents"][k] for k in ("z", "text", "empty")})
+
+
+def prompts(n: int, seed: int, objects: int | None = None) -> list[str]:
+    """n captions that no split holds: what images are generated from."""
+    return miniworld.scene_prompts(n, SEEDS["prompts"] + 1000 * seed, objects)
+
+
+def noisy(
+    data: Latents,
+    scheduler,
+    batch: int,
+    g: torch.Generator,
+    drop: float = 0.1,
+    device: torch.device | None = None,
+) -> dict[str, Tensor]:
+    """One diffusion batch on that device (default: where the latents are): x_t, t uniform in the
+    schedule, text (10 % empty) and the noise; `own` is x_t of the student VAE's latents under the
+    same noise, where there is one.
+
+    The paper does not say which timesteps FwKD sees; uniform is the diffusion loss's own choice.
+    """
+    i = torch.randint(len(data), (batch,), generator=g)
+    t = torch.randint(scheduler.config.num_train_timesteps, (batch,), generator=g)
+    noise = torch.randn(batch, *data.z.shape[1:], generator=g)
+    empty = torch.rand(batch, 1, 1, generator=g) < drop
+    device, dtype = device or data.z.device, data.z.dtype
+    # from the schedule itself: a sampler's own add_noise depends on the steps it was last set to
+    a = scheduler.alphas_cumprod.cpu()[t].float()[:, None, None, None]
+    text = torch.where(empty.to(data.text.device), data.empty, data.text[i])
+    made = {"t": t.to(device), "text": text.to(device), "noise": noise.to(device, dtype)}
+    for name, z in (("x", data.z), ("own", data.own)):
+        if z is not None:
+            x = a.sqrt() * z[i].cpu().float() + (1 - a).sqrt() * noise
+            made[name] = x.to(device, dtype)
+    return made
+
+
+def heldout_pictures(pipe: StableDiffusionPipeline, n: int, seed: int) -> dict[str, Tensor]:
+    """n held-out scenes and n crops of held-out photographs, at the size the teacher works at."""
+    where = SEEDS["heldout"] + 1000 * seed
+    scenes, crops = raycast.render(miniworld.sample(n, where))[0], photographs.crops
+    kinds = {"held-out scenes": scenes, "held-out photographs": crops("heldout", n, where)[0]}
+    return {k: pipeline.sized(x, pipeline.side(pipe)) for k, x in kinds.items()}
+
+
+def heldout_batches(
+    latents: Latents, pipe: StableDiffusionPipeline, n: int, batch: int = 32
+) -> list[dict[str, Tensor]]:
+    """Fixed noisy batches of about n held-out latents; batch k is drawn from seed k."""
+    draws = [torch.Generator().manual_seed(k) for k in range(max(1, n // batch))]
+    return [noisy(latents, pipe.scheduler, min(batch, n), g, device=pipe.device) for g in draws]

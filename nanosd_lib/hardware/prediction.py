@@ -1,0 +1,134 @@
+"""What predicts latency? Least squares with each row left out once, for the published rows and ours
+(paper, surgery step: operator layout and tensor shape decide, not parameters).
+
+Few rows, several coefficients: these fits describe, they validate nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+
+from nanosd_lib.networks.arch import STAGES, Arch
+
+PREDICTORS = {
+    "parameters": ["params"],
+    "multiply-adds": ["gmac"],
+    "attention at 64x64": ["a64"],
+    "attention by resolution": ["a64", "a32", "a16"],
+    "roofline": ["roofline_ms"],
+}
+
+
+def fit(X: np.ndarray, y: np.ndarray) -> dict[str, float]:
+    """y = base + X b (n, k): rank correlation of the fitted values with y, r2, and the mean and
+    largest absolute error of each row when the others alone decide b (in y's unit).
+
+    A constant column predicts nothing: its rank correlation is 0.
+    """
+    X, y = np.column_stack([np.ones(len(y)), X]), np.asarray(y, float)
+    solve = lambda rows: np.linalg.lstsq(X[rows], y[rows], rcond=None)[0]  # noqa: E731
+    everything, others = np.ones(len(y), bool), ~np.eye(len(y), dtype=bool)
+    fitted = X @ solve(everything)
+    out = np.abs(y - [x @ solve(rows) for x, rows in zip(X, others, strict=True)])
+    flat = np.ptp(fitted) < 1e-9 * np.abs(y).max()
+    rank = 0.0 if flat else pd.Series(fitted).corr(pd.Series(y), method="spearman")
+    r2 = 1 - ((y - fitted) ** 2).sum() / ((y - y.mean()) ** 2).sum()
+    return {"spearman": rank, "r2": r2, "loo_mean": out.mean(), "loo_max": out.max()}
+
+
+def describe(archs: dict[str, Arch], stages: pd.DataFrame) -> pd.DataFrame:
+    """model -> params, gmac, roofline_ms (sums over its stages, "rest" and, where it has them, the
+    "deep" ones) and a64, a32, a16 (attention blocks in each resolution's two stages).
+
+    stages: columns stage, code, params, gmac, roofline_ms; rows "rest" and "deep" have code "".
+    """
+    costs = stages.set_index(["stage", "code"])[["params", "gmac", "roofline_ms"]]
+    rows = {}
+    for name, a in archs.items():
+        parts = [(s, getattr(a, s)) for s in STAGES] + [("rest", "")]
+        total = costs.loc[parts + ([("deep", "")] if a.deep else [])].sum()
+        counts = attention_counts({s: getattr(a, s) for s in STAGES})
+        rows[name] = [*total, *counts]
+    columns = ["params", "gmac", "roofline_ms", "a64", "a32", "a16"]
+    return pd.DataFrame.from_dict(rows, orient="index", columns=columns)
+
+
+def stage_features(stages: pd.DataFrame) -> pd.DataFrame:
+    """The same columns for the stages themselves, one row each."""
+    found = stages[stages.code != ""].copy()
+    attention = found.code.str.count("A")
+    for column, pair in (("a64", ("E1", "D1")), ("a32", ("E2", "D2")), ("a16", ("E3", "D3"))):
+        found[column] = attention.where(found.stage.isin(pair), 0)
+    return found
+
+
+def study(
+    features: pd.DataFrame, targets: dict[str, pd.Series], strings: str, rows: str
+) -> pd.DataFrame:
+    """predictor, target, spearman, r2, loo_mean, loo_max, rows, n, strings: every predictor against
+    every target (aligned with the rows of `features`; NaN rows are left out).
+    """
+    table = []
+    for target, values in targets.items():
+        known = values.reindex(features.index).dropna()
+        for predictor, columns in PREDICTORS.items():
+            found = fit(features.loc[known.index, columns].to_numpy(float), known.to_numpy())
+            facts = {"predictor": predictor, "target": target, **found}
+            table.append(facts | {"rows": rows, "n": len(known), "strings": strings})
+    return pd.DataFrame(table)
+
+
+def additivity(
+    stages: pd.DataFrame, networks: pd.DataFrame, rest: pd.DataFrame, archs: dict[str, Arch]
+) -> pd.DataFrame:
+    """model, backend, ms_median, sum_of_stages_ms, relative_error: is a network its stages' sum?
+
+    stages: stage, code, backend, ms_median; networks: model, ...; rest: row ("rest", "deep"), ...
+    """
+    one = stages.set_index(["stage", "code", "backend"]).ms_median
+    other = rest.set_index(["row", "backend"]).ms_median
+    table = networks[networks.model.isin(archs)][["model", "backend", "ms_median"]].copy()
+
+    def total(row) -> float:
+        a = archs[row.model]
+        parts = sum(one[s, getattr(a, s), row.backend] for s in STAGES)
+        return parts + other["rest", row.backend] + (other["deep", row.backend] if a.deep else 0.0)
+
+    table["sum_of_stages_ms"] = [total(row) for row in table.itertuples()]
+    table["relative_error"] = table.sum_of_stages_ms / table.ms_median - 1
+    return table.reset_index(drop=True)
+
+
+def rank_agreement(table: pd.DataFrame) -> pd.DataFrame:
+    """Spearman's rank correlation between every two backends: rows are what was measured."""
+    return table.corr(method="spearman")
+
+
+def attention_counts(row: Mapping[str, str]) -> tuple[int, int, int]:
+    """Attention modules at 64x64 (E1, D1), 32x32 (E2, D2) and 16x16 (E3, D3) latents."""
+    return tuple((row[f"E{i}"] + row[f"D{i}"]).count("A") for i in (1, 2, 3))
+
+
+def fit_latency(df: pd.DataFrame, column: str, printed: bool = False) -> dict[str, object]:
+    """ms = base + a64 #A(E1,D1) + a32 #A(E2,D2) + a16 #A(E3,D3) by least squares (our reading).
+
+    Nine rows, four coefficients: descriptive, not a validation. `printed` takes the poster's
+    strings as they stand. `loo_mean`, `loo_max`: absolute leave-one-out error in ms.
+    """
+    rows = df.dropna(subset=[column])
+    for d in ("D3", "D2", "D1") if printed else ():
+        rows = rows.assign(**{d: rows[d].where(rows[f"printed_{d}"] == "", rows[f"printed_{d}"])})
+    X = np.array([[1, *attention_counts(row)] for _, row in rows.iterrows()], float)  # (9, 4)
+    y = rows[column].to_numpy(float)
+    coef, others = np.linalg.lstsq(X, y, rcond=None)[0], ~np.eye(len(y), dtype=bool)
+    held = [x @ np.linalg.lstsq(X[o], y[o], rcond=None)[0] for x, o in zip(X, others, strict=True)]
+    loo = np.abs(y - held)
+    return {
+        "coef": dict(zip(("base", "a64", "a32", "a16"), coef.tolist(), strict=True)),
+        "r2": float(1 - ((y - X @ coef) ** 2).sum() / ((y - y.mean()) ** 2).sum()),
+        "loo_mean": float(loo.mean()),
+        "loo_max": float(loo.max()),
+    }

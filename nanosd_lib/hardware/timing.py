@@ -1,0 +1,106 @@
+"""Latency, measured here: rows in turns (row 1, row 2, ..., row 1, ...), so that a noisy machine
+cannot favour one of them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+import torch
+from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+from torch import nn
+from tqdm.auto import tqdm
+
+from nanosd_lib.networks import ablation, counting, surgery
+from nanosd_lib.networks.arch import BASE, CHOICES, STAGES, Arch
+
+
+def measure(calls: dict[str, Callable[[], object]], repeats: int, warmup: int) -> pd.DataFrame:
+    """Latency of each call in ms, in turns: name, ms_median, ms_low, ms_high (quartiles)."""
+    times: dict[str, list[float]] = {k: [] for k in calls}
+    for k in range(warmup + repeats):
+        order = list(calls) if k % 2 else list(calls)[::-1]
+        for name in tqdm(order, desc=f"profile {k + 1}/{warmup + repeats}", leave=False):
+            began = time.perf_counter()
+            calls[name]()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            times[name].append((time.perf_counter() - began) * 1e3)
+    q = {k: np.percentile(v[warmup:], [50, 25, 75]) for k, v in times.items()}
+    return pd.DataFrame(
+        [(k, *v) for k, v in q.items()], columns=["name", "ms_median", "ms_low", "ms_high"]
+    )
+
+
+def call(net: nn.Module, kwargs: dict) -> Callable[[], object]:
+    """A call without gradients, to be timed."""
+
+    def run() -> object:
+        with torch.no_grad():
+            return net(**kwargs)
+
+    return run
+
+
+def profile_stages(
+    teacher: UNet2DConditionModel,
+    archs: dict[str, str],
+    batch: int,
+    tokens: int,
+    repeats: int,
+    warmup: int,
+) -> dict:
+    """Latency of all 36 stages and of whole networks on this machine (PyTorch eager), in one run.
+
+    Stage "rest" is the original six-stage network minus its stages: conv_in, time embedding, output
+    layers, glue.
+    """
+    calls = {}
+    for stage in STAGES:
+        inputs = counting.stage_inputs(teacher, stage, batch, tokens, teacher.device.type)
+        for code in CHOICES[stage]:
+            calls[f"{stage}:{code}"] = call(surgery.surrogate(stage, code, teacher).eval(), inputs)
+    for name, a in (archs | {"whole": str(Arch(**BASE))}).items():
+        net = surgery.student(a, teacher)
+        calls[name] = call(net, counting.network_inputs(net, batch, tokens))
+    df = measure(calls, repeats, warmup).set_index("name")
+    networks = df.loc[list(archs)].reset_index()
+    base = sum(df.ms_median[f"{s}:{c}"] for s, c in BASE.items())
+    df.loc["rest:"] = (df.ms_median["whole"] - base, np.nan, np.nan)
+    df = df.drop([*archs, "whole"]).reset_index()
+    df[["stage", "code"]] = df.name.str.split(":", expand=True)
+    stages = df[["stage", "code", "ms_median", "ms_low", "ms_high"]]
+    return {"stages": stages, "networks": networks}
+
+
+def profile_networks(
+    teacher: UNet2DConditionModel,
+    archs: dict[str, str],
+    batch: int,
+    tokens: int,
+    repeats: int,
+    warmup: int,
+) -> dict:
+    """Latency of whole networks, measured in turns."""
+    nets = {name: surgery.student(a, teacher) for name, a in archs.items()}
+    calls = {k: call(n, counting.network_inputs(n, batch, tokens)) for k, n in nets.items()}
+    return {"table": measure(calls, repeats, warmup)}
+
+
+def profile_ablations(
+    pipe: StableDiffusionPipeline, batch: int, tokens: int, repeats: int, warmup: int
+) -> dict:
+    """removed, how, ms_median, ms_saved: every variant and the teacher, measured in turns."""
+    nets = {("", "teacher"): pipe.unet, **ablation.variants(pipe.unet)}
+    calls = {
+        " ".join(k): call(n, counting.network_inputs(pipe.unet, batch, tokens))
+        for k, n in nets.items()
+    }
+    table = measure(calls, repeats, warmup)
+    table.insert(0, "removed", [k[0] for k in nets])
+    table.insert(1, "how", [k[1] for k in nets])
+    table["ms_saved"] = table.ms_median[0] - table.ms_median
+    return {"table": table.drop(columns="name")[1:].reset_index(drop=True)}

@@ -1,0 +1,233 @@
+"""FwKD, feature-wise knowledge distillation (paper, method step 2).
+
+Every surrogate of a stage maps the teacher stage's own input to the teacher stage's own output, L =
+||O_S - O_T||^2. The thirty losses are independent, so one teacher pass serves them all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pandas as pd
+import torch
+from diffusers import UNet2DConditionModel
+from torch import Tensor, nn
+
+from nanosd_lib.data import splits
+from nanosd_lib.learning import fit
+from nanosd_lib.networks import blocks, surgery
+from nanosd_lib.networks.arch import STAGES
+
+
+@dataclass
+class Seen:
+    """What a stage read and wrote in one teacher pass: `inputs` are its keyword arguments."""
+
+    inputs: dict[str, object] = field(default_factory=dict)
+    outputs: tuple[Tensor, ...] = ()
+
+
+def _tensors(output) -> tuple[Tensor, ...]:
+    """The tensors a stage hands on: an encoder's (first, last[, down]), a decoder's one."""
+    return output[1] if isinstance(output, tuple) else (output,)
+
+
+@contextmanager
+def captured(
+    unet: UNet2DConditionModel, stages: Sequence[str] = STAGES
+) -> Iterator[dict[str, Seen]]:
+    """Record inputs and outputs of the teacher's stages during forward passes; every hook is gone
+    afterwards.
+    """
+    seen = {s: Seen() for s in (*stages, "D4")}
+
+    def hook(stage: str) -> Callable:
+        def keep(module, args, kwargs, output) -> None:
+            seen[stage].inputs, seen[stage].outputs = kwargs, _tensors(output)
+
+        return keep
+
+    handles = []
+    try:
+        for s in seen:
+            group, i = blocks.BLOCK[s]
+            handles.append(getattr(unet, group)[i].register_forward_hook(hook(s), with_kwargs=True))
+        yield seen
+    finally:
+        for h in handles:
+            h.remove()
+
+
+def targets(
+    seen: dict[str, Seen], stage: str, code: str, e3_target: str = "D4"
+) -> tuple[Tensor, ...]:
+    """The teacher's features a surrogate is taught: every distinct tensor it hands on.
+
+    An encoder with one ResNet block has first = last and is taught last. E3 hands its output to D3,
+    which in the teacher reads D4's: `e3_target` "D4" teaches that (as the public tiny-SD recipe
+    does), "E3" the teacher's own E3.
+    """
+    out = seen[stage].outputs
+    if stage[0] == "D":
+        return out
+    first, last, down = out
+    if stage == "E3":
+        last = seen["D4"].outputs[0] if e3_target == "D4" else last
+        return (first, last) if code.count("R") == 2 else (last,)
+    return (first, last, down) if code.count("R") == 2 else (last, down)
+
+
+def outputs(surrogate: blocks.Stage, inputs: dict) -> tuple[Tensor, ...]:
+    """The distinct tensors a surrogate hands on for the teacher stage's inputs."""
+    allowed = {
+        k: v
+        for k, v in inputs.items()
+        if k not in ("attention_mask", "cross_attention_kwargs", "encoder_attention_mask")
+    }
+    out = _tensors(surrogate(**allowed))
+    return out[1:] if surrogate.stage[0] == "E" and len(surrogate.slots) == 1 else out
+
+
+def relative_error(student: tuple[Tensor, ...], teacher: tuple[Tensor, ...]) -> Tensor:
+    """Mean over features of ||O_S - O_T||^2 / ||O_T - mean O_T||^2: 1 is as good as a constant.
+
+    The paper writes the plain square; dividing by the teacher's variance puts thirty losses on one
+    scale.
+    """
+    parts = [
+        (s.float() - t.float()).pow(2).mean() / (t.float().var() + 1e-8)
+        for s, t in zip(student, teacher, strict=True)
+    ]
+    return torch.stack(parts).mean()
+
+
+def surrogates(teacher: UNet2DConditionModel, pairs: Sequence[tuple[str, str]]) -> nn.ModuleDict:
+    """One untrained surrogate per (stage, code), named "E1:RA", each with the teacher's weights
+    where it keeps a block.
+    """
+    return nn.ModuleDict({f"{s}:{c}": surgery.surrogate(s, c, teacher) for s, c in pairs})
+
+
+@torch.no_grad()
+def look(teacher: UNet2DConditionModel, batch: dict[str, Tensor]) -> dict[str, Seen]:
+    """One teacher pass over a noisy batch, all stages captured."""
+    with captured(teacher) as seen:
+        teacher(batch["x"], batch["t"], encoder_hidden_states=batch["text"])
+    return seen
+
+
+def distil(
+    teacher: UNet2DConditionModel,
+    pairs: Sequence[tuple[str, str]],
+    draw: Callable[[torch.Generator], dict[str, Tensor]],
+    steps: int,
+    lr: float,
+    scratch: Path,
+    seed: int = 0,
+    e3_target: str = "D4",
+    probe: Callable[[nn.ModuleDict], dict] | None = None,
+) -> tuple[nn.ModuleDict, list[dict]]:
+    """Teach all surrogates in one shared teacher pass a step; each keeps its own gradient norm
+    below 1.
+
+    `probe` looks at the surrogates after each quarter of the steps; what it returns joins the
+    record. Weights are float32 whatever the teacher's dtype; a teacher in bfloat16 means autocast.
+    """
+    nets = surrogates(teacher, pairs).float()
+
+    def loss_of(g: torch.Generator) -> Tensor:
+        seen, total = look(teacher, draw(g)), 0.0
+        for net in nets.values():
+            want = targets(seen, net.stage, net.code, e3_target)
+            with fit.mixed(teacher):
+                loss = relative_error(outputs(net, seen[net.stage].inputs), want)
+            loss.backward()
+            nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+            total += loss.detach() / len(nets)
+        return total
+
+    look_at = (lambda: probe(nets)) if probe else None
+    every = max(1, steps // 4)
+    record = fit.fit(
+        "fwkd", nets, loss_of, steps, lr, scratch, seed, 0.0, every, None, look_at, steps // 20
+    )
+    return nets.eval(), record
+
+
+def teach(
+    teacher: UNet2DConditionModel,
+    train: splits.Latents,
+    heldout: Sequence[dict[str, Tensor]],
+    scheduler,
+    pairs: list[list[str]],
+    steps: int,
+    batch: int,
+    lr: float,
+    seed: int,
+    fraction: float,
+    e3_target: str,
+    scratch: Path,
+) -> dict:
+    """The FwKD stage: weights of every surrogate and its held-out error at the start and after each
+    quarter.
+
+    A random `fraction` of the training latents is used (the paper: 25 % is enough).
+    """
+    order = torch.randperm(len(train), generator=fit.rng(seed, steps))
+    some = order[: max(1, round(fraction * len(train)))]
+    some = splits.Latents(train.z[some], train.text[some], train.empty)
+    draw = lambda g: splits.noisy(some, scheduler, batch, g, device=teacher.device)  # noqa: E731
+    seen = lambda nets: {"errors": errors(teacher, nets, heldout, e3_target)}  # noqa: E731
+    start = seen(surrogates(teacher, pairs))["errors"]
+    nets, record = distil(teacher, pairs, draw, steps, lr, scratch, seed, e3_target, seen)
+    curve = [{"step": 0, **start}, *({"step": r["step"], **r["errors"]} for r in record)]
+    return {
+        "weights": dict(nets.to(teacher.dtype).state_dict()),
+        "curve": pd.DataFrame(curve),
+        "seconds": {"training": record[-1]["seconds"]},
+    }
+
+
+def load(
+    teacher: UNet2DConditionModel, pairs: Sequence[tuple[str, str]], weights: dict[str, Tensor]
+) -> nn.ModuleDict:
+    """The surrogates with the weights of a finished FwKD stage."""
+    nets = surrogates(teacher, pairs)
+    nets.load_state_dict(weights)
+    return nets.eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def errors(
+    teacher: UNet2DConditionModel,
+    nets: nn.ModuleDict,
+    batches: Sequence[dict[str, Tensor]],
+    e3_target: str = "D4",
+) -> dict[str, float]:
+    """Held-out relative error of each surrogate, mean over batches, on the teacher's own inputs."""
+    total = dict.fromkeys(nets, 0.0)
+    for batch in batches:
+        seen = look(teacher, batch)
+        for key, net in nets.items():
+            want = targets(seen, net.stage, net.code, e3_target)
+            with fit.mixed(teacher):
+                error = relative_error(outputs(net, seen[net.stage].inputs), want)
+            total[key] += float(error) / len(batches)
+    return total
+
+
+def survivors(table: pd.DataFrame, keep_error: float) -> list[bool]:
+    """Which rows (stage, code, params, relative_error) survive FwKD; the rule is our assumption.
+
+    A surrogate goes when its error is above `keep_error`, or when another of its stage has both
+    fewer parameters and a smaller error.
+    """
+    kept = []
+    for row in table.itertuples():
+        peers = table[table.stage == row.stage]
+        beaten = ((peers.params < row.params) & (peers.relative_error < row.relative_error)).any()
+        kept.append(bool(row.relative_error <= keep_error and not beaten))
+    return kept

@@ -1,0 +1,1 @@
+"""Every network that is loaded, built or counted."""

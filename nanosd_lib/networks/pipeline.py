@@ -1,0 +1,136 @@
+"""A Stable Diffusion pipeline: loaded, given other parts, drawing pictures, encoding text and
+pictures.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from nanosd_lib.paths import ROOT
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How images were made and looked at; `str` is what a table's protocol column says."""
+
+    features: str
+    images: int
+    steps: int
+    guidance: float
+    seed: int
+
+    def __str__(self) -> str:
+        how = f"{self.steps} steps, cfg {self.guidance:g}, seed {self.seed}"
+        return f"{self.features}, n={self.images}, {how}"
+
+
+def load_teacher(
+    path: str, dtype: str = "float32", device: str = "cpu", variant: str | None = None
+) -> StableDiffusionPipeline:
+    """The teacher's pipeline from a folder, with DPM-Solver++ 2M for sampling in few steps."""
+    where = ROOT / path if (ROOT / path).is_dir() else path
+    pipe = StableDiffusionPipeline.from_pretrained(
+        where,
+        dtype=getattr(torch, dtype),
+        use_safetensors=True,
+        safety_checker=None,
+        requires_safety_checker=False,
+        variant=variant,
+        local_files_only=True,
+    ).to(device)
+    pipe.scheduler = DPMSolverMultistepScheduler.from_config(pipe.scheduler.config)
+    pipe.set_progress_bar_config(disable=True)
+    for net in (pipe.unet, pipe.vae, pipe.text_encoder):
+        net.eval().requires_grad_(False)
+    return pipe
+
+
+def with_parts(pipe: StableDiffusionPipeline, **parts: nn.Module) -> StableDiffusionPipeline:
+    """The same pipeline around another U-Net (unet=), another VAE (vae=); nothing is copied."""
+    other = StableDiffusionPipeline(**(pipe.components | parts), requires_safety_checker=False)
+    other.set_progress_bar_config(disable=True)
+    return other
+
+
+def noise(pipe: StableDiffusionPipeline, n: int, seed: int) -> Tensor:
+    """Initial latents (n, 4, h, w): image i depends on (seed, i) alone, whatever the batch size."""
+    size, c = pipe.unet.config.sample_size, pipe.unet.config.in_channels
+    draws = [torch.Generator().manual_seed(seed * 100_003 + i) for i in range(n)]
+    return torch.cat([torch.randn(1, c, size, size, generator=g) for g in draws])
+
+
+@torch.no_grad()
+def generate(
+    pipe: StableDiffusionPipeline,
+    prompts: list[str],
+    protocol: Protocol,
+    batch: int = 64,
+    desc: str = "images",
+    z: Tensor | None = None,
+) -> Tensor:
+    """Images (N, 3, H, W) in [-1, 1], image i from noise (protocol.seed, i) or from the given
+    latents z.
+    """
+    z = noise(pipe, len(prompts), protocol.seed) if z is None else z
+    z, out = z.to(pipe.device, pipe.unet.dtype), []
+    for i in tqdm(range(0, len(prompts), batch), desc=desc, leave=False):
+        made = pipe(
+            prompts[i : i + batch],
+            latents=z[i : i + batch],
+            num_inference_steps=protocol.steps,
+            guidance_scale=protocol.guidance,
+            output_type="pt",
+        )
+        out.append(made.images.float().cpu())
+    return torch.cat(out) * 2 - 1
+
+
+def sized(pictures: Tensor, side: int) -> Tensor:
+    """Pictures (N, C, H, W) brought to side x side, smoothed where they shrink; the same tensor
+    where they have it.
+    """
+    if pictures.shape[-2:] == (side, side):
+        return pictures
+    resize = nn.functional.interpolate
+    return resize(pictures, (side, side), mode="bicubic", antialias=True).clamp(-1, 1)
+
+
+@torch.no_grad()
+def embed(pipe: StableDiffusionPipeline, prompts: list[str]) -> Tensor:
+    """Last hidden state (N, T, D) of the pipeline's text encoder."""
+    ids = pipe.tokenizer(
+        prompts,
+        padding="max_length",
+        max_length=pipe.tokenizer.model_max_length,
+        truncation=True,
+        return_tensors="pt",
+    ).input_ids
+    return torch.cat(
+        [pipe.text_encoder(i.to(pipe.device)).last_hidden_state for i in ids.split(256)]
+    )
+
+
+@torch.no_grad()
+def encode(pipe: StableDiffusionPipeline, pictures: Tensor, batch: int = 64) -> Tensor:
+    """Scaled latent means of pictures (N, 3, H, W) in [-1, 1]."""
+    parts = tqdm(pictures.split(batch), desc="encode", leave=False)
+    z = torch.cat(
+        [pipe.vae.encode(x.to(pipe.device, pipe.vae.dtype)).latent_dist.mean for x in parts]
+    )
+    return z * pipe.vae.config.scaling_factor
+
+
+def side(pipe: StableDiffusionPipeline) -> int:
+    """Pixels on a side of the pictures this teacher makes."""
+    return pipe.unet.config.sample_size * pipe.vae_scale_factor
+
+
+def protocol_of(
+    images: int, steps: int, guidance: float, seed: int, features: str = "mini-clip"
+) -> Protocol:
+    return Protocol(features, images, steps, guidance, seed)

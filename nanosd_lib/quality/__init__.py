@@ -1,0 +1,1 @@
+"""How a picture or a network is judged; nothing here trains."""

@@ -1,0 +1,139 @@
+"""What a slim VAE keeps: reconstruction beside other autoencoders, and pictures of a pipeline with
+either U-Net and either VAE (paper, method steps 4 and 5; the article's co-design).
+"""
+
+from __future__ import annotations
+
+import pandas as pd
+import torch
+from diffusers import StableDiffusionPipeline
+from torch import Tensor
+
+from nanosd_lib.data import splits
+from nanosd_lib.networks import counting, pipeline, vae
+from nanosd_lib.networks.vae import Autoencoder
+from nanosd_lib.quality import extractors, metrics, tafid
+
+PARTS = ("both", "encoder", "decoder")
+
+
+@torch.no_grad()
+def latents(net: Autoencoder, x: Tensor, batch: int = 64) -> tuple[Tensor, Tensor | None]:
+    """Scaled means and standard deviations (N, C, h, w) of pictures (N, 3, H, W), in float32."""
+    weight = next(net.parameters())
+    some = batch if x.shape[-1] <= 64 else 1
+    pairs = [vae.encoded(net, p.to(weight)) for p in x.split(some)]
+    mean, std = zip(*pairs, strict=True)
+    return torch.cat(mean).float().cpu(), None if std[0] is None else torch.cat(std).float().cpu()
+
+
+@torch.no_grad()
+def pictures(net: Autoencoder, z: Tensor, batch: int = 64) -> Tensor:
+    """Pictures (N, 3, H, W) in [-1, 1] of scaled latents, in float32."""
+    weight = next(net.parameters())
+    some = batch if z.shape[-1] <= 16 else 1
+    made = [vae.decoded(net, p.to(weight)).float().cpu() for p in z.split(some)]
+    return torch.cat(made).clamp(-1, 1)
+
+
+def correlations(a: Tensor, b: Tensor) -> Tensor:
+    """Pearson correlation of two sets of latents (N, C, h, w) in each channel: (C,)."""
+    pairs = zip(a.transpose(0, 1).flatten(1), b.transpose(0, 1).flatten(1), strict=True)
+    return torch.stack([torch.corrcoef(torch.stack(p))[0, 1] for p in pairs])
+
+
+def compare(
+    pipe: StableDiffusionPipeline, student: Autoencoder | None, n: int, judge: str, seed: int
+) -> dict:
+    """Held-out pictures through a student, through its encoder and the teacher's decoder, and the
+    other way round; through the teacher's own where student is None.
+
+    table: part, pictures, n, psnr, ssim, lpips, latent_corr (mean over channels; NaN where the
+    encoder is the teacher's); channels: one row for each latent channel with its correlation, the
+    share of the teacher's variance that is explained (which an offset or another scale lowers,
+    and a correlation does not see), mean, deviation and posterior deviation (sigma); examples: the
+    first eight of each kind.
+    """
+    teacher, rows, channels, examples = pipe.vae, [], [], {}
+    net = teacher if student is None else student
+    for kind, x in splits.heldout_pictures(pipe, n, seed).items():
+        (m, s), (mt, st) = latents(net, x), latents(teacher, x)
+        corr = correlations(m, mt)
+        mixes = {"both": (m, net), "encoder": (m, teacher), "decoder": (mt, net)}
+        for part in PARTS if student is not None else PARTS[:1]:
+            y = pictures(mixes[part][1], mixes[part][0])
+            scores = (
+                metrics.psnr(x, y),
+                metrics.ssim(x, y),
+                extractors.perceptual(x, y, judge, pipe.device),
+            )
+            same = float("nan") if part == "decoder" or student is None else float(corr.mean())
+            rows.append((part, kind, n, *(float(v.mean()) for v in scores), same))
+            examples[f"{kind}, {part}"] = y[:8].clone()
+        examples |= {kind: x[:8].clone(), f"{kind}, latents": m[:8].clone()}
+        for c in range(m.shape[1]):
+            stats = [float(v[:, c].mean()) for v in (m, mt)] + [
+                float(v[:, c].std()) for v in (m, mt)
+            ]
+            sigmas = [float("nan") if v is None else float(v[:, c].mean()) for v in (s, st)]
+            missed = float((m[:, c] - mt[:, c]).pow(2).mean() / mt[:, c].var())
+            channels.append((kind, c, float(corr[c]), 1 - missed, *stats, *sigmas))
+    columns = ["part", "pictures", "n", "psnr", "ssim", "lpips", "latent_corr"]
+    names = ["pictures", "channel", "corr", "explained"]
+    names += ["mean", "mean_teacher", "std", "std_teacher", "sigma", "sigma_teacher"]
+    return {
+        "table": pd.DataFrame(rows, columns=columns),
+        "channels": pd.DataFrame(channels, columns=names),
+        "examples": examples,
+    }
+
+
+@torch.no_grad()
+def strip(net: Autoencoder, x: Tensor, frames: int) -> Tensor:
+    """Pictures (frames, 3, H, W) along the straight line between the latents of x[0] and x[1]."""
+    z, w = latents(net, x[:2])[0], torch.linspace(0, 1, frames)[:, None, None, None]
+    return pictures(net, (1 - w) * z[:1] + w * z[1:2])
+
+
+@torch.no_grad()
+def denoised(pipe: StableDiffusionPipeline, n: int, t: int, seed: int) -> float:
+    """PSNR in dB of held-out scenes encoded, noised to step t, denoised in one step with empty text
+    and decoded: what a one-step restoration asks of encoder, U-Net and decoder together (not in the
+    paper: our assumption).
+    """
+    x = splits.heldout_pictures(pipe, n, seed)["held-out scenes"]
+    z, _ = latents(pipe.vae, x)
+    g = torch.Generator().manual_seed(seed)
+    noise, a = torch.randn(z.shape, generator=g), pipe.scheduler.alphas_cumprod.cpu()[t]
+    text, made = pipeline.embed(pipe, [""]), []
+    for zt, e in zip(z.split(32), noise.split(32), strict=True):
+        noisy = a.sqrt() * zt + (1 - a).sqrt() * e
+        eps = pipe.unet(noisy.to(text), t, text.expand(len(zt), -1, -1)).sample.float().cpu()
+        made.append((noisy - (1 - a).sqrt() * eps) / a.sqrt())
+    return float(metrics.psnr(x, pictures(pipe.vae, torch.cat(made))).mean())
+
+
+def judge(
+    pipe: StableDiffusionPipeline,
+    teacher_features: Tensor,
+    arch: str,
+    heldout: int,
+    t: int,
+    **protocol,
+) -> dict:
+    """tAFID, cosine and one-step PSNR of a pipeline as it stands, and its first images; `arch` is
+    what its U-Net was assembled as.
+    """
+    scores, made = tafid.score(pipe.unet, pipe, teacher_features, **protocol)
+    psnr = denoised(pipe, heldout, t, protocol["seed"])
+    return {
+        "scores": scores | {"psnr_denoised": psnr, "arch": arch},
+        "pictures": {"pictures": made},
+    }
+
+
+def judge_gmac(judge: str, size: int) -> float:
+    """Multiply-adds (10^9) of one LPIPS of two pictures of size x size; nothing is downloaded."""
+    net = extractors.lpips_over(judge, trained=False).to("meta")
+    x = torch.empty(1, 3, size, size, device="meta")
+    return sum(counting.flops(lambda: net(x, x)))

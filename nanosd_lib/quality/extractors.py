@@ -1,0 +1,138 @@
+"""What looks at pictures: features for Frechet distances, and LPIPS.
+
+Every number names its protocol; the plain names are kept for the published weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from diffusers import StableDiffusionPipeline
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from nanosd_lib.networks import pipeline
+from nanosd_lib.networks.pipeline import Protocol
+from nanosd_lib.paths import ROOT
+from nanosd_lib.quality import judges
+
+
+def extractor(name: str) -> Callable[[Tensor], Tensor]:
+    """Pictures (N, 3, H, W) in [-1, 1] -> features (N, D): "mini-clip" (D = 64) or "inception-2015"
+    (D = 2048).
+
+    Raises FileNotFoundError where the weights are not on this machine; nothing is downloaded here.
+    """
+    if name == "mini-clip":
+        from transformers import CLIPModel
+
+        folder = ROOT / "data" / "mini-clip"
+        if not folder.is_dir():
+            raise FileNotFoundError(
+                "data/mini-clip is missing: bring it back with `git checkout data/mini-clip`"
+            )
+        net = CLIPModel.from_pretrained(folder, dtype=torch.float32).eval().requires_grad_(False)
+        side = net.config.vision_config.image_size
+        return lambda x: net.get_image_features(pipeline.sized(x, side)).pooler_output
+    if name == "inception-2015":
+        return _inception()
+    raise ValueError(f"features {name!r}: use mini-clip or inception-2015")
+
+
+def _inception() -> Callable[[Tensor], Tensor]:
+    from cleanfid.features import build_feature_extractor
+
+    if not Path("/tmp/inception-2015-12-05.pt").exists():  # where clean-fid 0.1.35 looks for it
+        raise FileNotFoundError(
+            "features inception-2015: clean-fid's weights are not cached;"
+            " run clean-fid once online, or use mini-clip"
+        )
+    net = build_feature_extractor("clean", device=torch.device("cpu"), use_dataparallel=False)
+    return lambda x: torch.as_tensor(net((x + 1) * 127.5))
+
+
+@torch.no_grad()
+def looked_at(
+    pipe: StableDiffusionPipeline,
+    prompts: list[str],
+    protocol: Protocol,
+    batch: int,
+    desc: str = "images",
+    keep: int = 16,
+) -> tuple[Tensor, Tensor]:
+    """Features (N, D) of `generate`'s images and the first `keep` of them: no more are held than a
+    batch at a time.
+    """
+    z, look = pipeline.noise(pipe, len(prompts), protocol.seed), extractor(protocol.features)
+    seen, kept = [], []
+    for i in tqdm(range(0, len(prompts), batch), desc=desc, leave=False):
+        made = pipeline.generate(
+            pipe, prompts[i : i + batch], protocol, batch, "batch", z[i : i + batch]
+        )
+        seen.append(features(look, made))
+        kept.append(made[: max(0, keep - i)])
+    return torch.cat(seen), torch.cat(kept)
+
+
+@torch.no_grad()
+def features(look: Callable[[Tensor], Tensor], pictures: Tensor, batch: int = 128) -> Tensor:
+    """Features (N, D) in float64."""
+    return torch.cat([look(x) for x in pictures.split(batch)]).double()
+
+
+def lpips_over(backbone: str, trained: bool = True) -> nn.Module:
+    """LPIPS (Zhang et al. 2018) of the `lpips` package, frozen: pictures (N, 3, H, W) in [-1, 1]
+    twice -> (N, 1, 1, 1).
+
+    "mini-attributes": over the classifier's activations and without LPIPS's learned weights (the
+    package's own baseline); never the plain name. "lpips-vgg": the published one, whose backbone
+    must be cached (FileNotFoundError otherwise), or has random weights where `trained` is False.
+    """
+    import lpips
+
+    if backbone == "lpips-vgg" and not trained:
+        return lpips.LPIPS(net="vgg", pretrained=False, pnet_rand=True, verbose=False)
+    if backbone == "lpips-vgg":
+        cached = Path(torch.hub.get_dir()) / "checkpoints" / "vgg16-397923af.pth"
+        if not cached.exists():
+            raise FileNotFoundError(
+                "perceptual lpips-vgg: torchvision's VGG-16 weights are not cached;"
+                " run lpips once online, or use mini-attributes"
+            )
+        return lpips.LPIPS(net="vgg", verbose=False).requires_grad_(False)
+    if backbone != "mini-attributes":
+        raise ValueError(f"perceptual {backbone!r}: use mini-attributes or lpips-vgg")
+
+    class Activations(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = judges.classifier().body
+
+        def forward(self, x: Tensor) -> list[Tensor]:
+            seen = []
+            for layer in self.body:
+                x = layer(x)
+                if isinstance(layer, nn.SiLU):
+                    seen.append(x)
+            return seen
+
+    class OverClassifier(lpips.LPIPS):
+        def __init__(self) -> None:
+            nn.Module.__init__(self)  # its own would build a backbone that has to be downloaded
+            self.net, self.scaling_layer = Activations(), nn.Identity()
+            self.version, self.lpips, self.spatial = "0.1", False, False
+            self.L = sum(isinstance(layer, nn.SiLU) for layer in self.net.body)
+
+    return OverClassifier().eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def perceptual(
+    a: Tensor, b: Tensor, backbone: str = "mini-attributes", device: str | torch.device = "cpu"
+) -> Tensor:
+    """`lpips_over` of paired pictures (N, 3, H, W), a few at a time on that device: (N,)."""
+    few = max(1, 64 * 64**2 // a[0, 0].numel())
+    net, parts = lpips_over(backbone).to(device), zip(a.split(few), b.split(few), strict=True)
+    return torch.cat([net(x.to(device), y.to(device)).flatten().cpu() for x, y in parts])

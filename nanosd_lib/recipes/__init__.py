@@ -1,0 +1,1 @@
+"""Which cached computation, with which numbers of the profile, on which inputs."""

@@ -1,0 +1,96 @@
+"""The members of the family: assembled, aligned, and laid beside what the paper prints."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pandas as pd
+from diffusers import StableDiffusionPipeline
+from torch import Tensor, nn
+
+from nanosd_lib import paper
+from nanosd_lib.data import splits
+from nanosd_lib.hardware import timing
+from nanosd_lib.learning import align
+from nanosd_lib.networks import arch, counting, pipeline, surgery
+from nanosd_lib.quality import checks, prior
+from nanosd_lib.recipes import shared
+from nanosd_lib.runs.notebook import Artifact, Run
+
+
+def aligned(
+    run: Run,
+    pipe: StableDiffusionPipeline,
+    text: str,
+    nets: nn.ModuleDict,
+    against: Artifact,
+    taught: Artifact,
+    draw: int = 0,
+    own: Artifact | None = None,
+) -> Artifact:
+    """The network assembled, aligned for the profile's few steps, and scored again; where `own` are
+    the slim VAE's latents, the student learns to read those.
+    """
+    g, train = run.profile.family, shared.latents(run, pipe, "train")
+    read = splits.of(train) if own is None else replace(splits.of(train), own=own["latents"]["z"])
+    how = {"align_steps": g.align_steps, "lr": g.align_lr, "train_batch": g.align_batch}
+    return run.stage(
+        "align",
+        align.align_arch,
+        {"arch": text, **how, **shared.sampling(run, draw)},
+        [run.teacher_key, against, taught, train, *([own] if own else [])],
+        quiet=True,
+        pipe=pipe,
+        surrogates=nets,
+        latents=read,
+        teacher_features=against["features"]["teacher"],
+    )
+
+
+def family(run: Run, pipe, models: dict[str, str], before: dict, after: dict, floor: dict):
+    """One row for each model: cost and tAFID here, beside what the paper prints for it."""
+    c, tokens = run.profile.cost, pipe.tokenizer.model_max_length
+    how = {"archs": models, "batch": c.batch, "tokens": tokens, "repeats": c.repeats}
+    how["warmup"] = c.warmup
+    table = run.stage(
+        "profile-family", timing.profile_networks, how, [run.teacher_key], teacher=pipe.unet
+    )["table"].rename(
+        columns={"ms_median": "latency_ms", "ms_low": "latency_low", "ms_high": "latency_high"}
+    )
+    archs = {n: arch.Arch.parse(a) for n, a in models.items()}
+    table.insert(1, "arch", [models[n] for n in table.name])
+    table.insert(2, "params", counting.counts(archs, counting.on_meta(pipe.unet)).params.to_numpy())
+    table["tafid_assembled"] = [before[n]["scores"]["tafid"] for n in table.name]
+    table["tafid_aligned"] = [after[n]["scores"]["tafid"] for n in table.name]
+    table["cosine_aligned"] = [after[n]["scores"]["cosine"] for n in table.name]
+    table["floor"], table["protocol"] = floor["tafid"], floor["protocol"]
+    table["model"] = [paper.paper_name(n) for n in table.name]
+    printed = paper.family()[["model", "params_m", "tafid", "htp_ms", "ane_ms"]]
+    printed = printed.add_suffix("_paper").rename(columns={"model_paper": "model"})
+    first = ["model", *[c for c in table if c not in ("model", "name")]]
+    return table[first].merge(printed, on="model", how="left")
+
+
+def prior_table(
+    run: Run, pipe, weights: Artifact, model: str
+) -> tuple[pd.DataFrame, dict[str, Tensor]]:
+    """Prompt following, diversity and interpolation of the teacher and of one aligned student."""
+    student = surgery.student(weights["scores"]["arch"], pipe.unet)
+    student.load_state_dict(weights["weights"])
+    s, n = run.profile.samples, run.profile.teacher_check.prompts // 2
+    how = {"steps": s.steps, "guidance": s.guidance, "batch": s.batch, "seed": run.seed}
+    rows, paths = [], {}
+    for name, net, key in (("teacher", pipe.unet, []), (model, student, [weights])):
+        rest = {
+            "inputs": [run.teacher_key, *key],
+            "quiet": True,
+            "pipe": pipeline.with_parts(pipe, unet=net),
+        }
+        asked = run.stage("prompts", checks.check_prompts, {"n": n, **how}, **rest)
+        spread = run.stage("diversity", prior.diversity, {"n": 16, **how}, **rest)
+        path = run.stage("path", prior.interpolation, {"pairs": 4, "frames": 9, **how}, **rest)
+        distance, gaps = spread["spread"]["distance"], path["gaps"]["largest_over_mean"]
+        rows.append((name, float(asked["table"].both[0]), distance, gaps))
+        paths[name] = path["pictures"]["path"]
+    columns = ["model", "prompt_following", "diversity", "largest_over_mean_step"]
+    return pd.DataFrame(rows, columns=columns), paths

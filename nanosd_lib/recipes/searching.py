@@ -1,0 +1,51 @@
+"""The searches of notebook 05, each network judged a cached computation of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pandas as pd
+
+from nanosd_lib.networks import arch
+from nanosd_lib.runs.notebook import Artifact, Run
+from nanosd_lib.runs.provenance import canonical, text_hash
+from nanosd_lib.search import loop
+
+
+def searched(
+    run: Run,
+    acquisition: str,
+    initial: list[int],
+    networks: list[arch.Arch],
+    known: np.ndarray,
+    judge: Callable[[str], Artifact],
+    inputs: Sequence[Artifact],
+) -> pd.DataFrame:
+    """The trials of one search, each network judged a stage of its own, the whole kept as well."""
+    b = run.profile.search
+    evaluations = b.evaluations * (2 if acquisition == "random" else 1)  # a pool to draw from
+    table = text_hash(canonical([[str(a) for a in networks], [float(v) for v in known]]))
+    how = {"acquisition": acquisition, "initial": initial, "evaluations": evaluations}
+    return run.stage(
+        "search",
+        loop.run_search,
+        how | {"seed": run.seed},
+        [*inputs, table],
+        quiet=True,
+        networks=networks,
+        known=known,
+        judge=judge,
+    )["trials"]
+
+
+def trials(found: dict[tuple[str, str], pd.DataFrame], networks: list, known: dict) -> pd.DataFrame:
+    """The searches as one table: a row for each network judged, in the order of judging."""
+    rows = []
+    for (direction, how), table in found.items():
+        for r in table.itertuples():
+            costs = known["params"][r.index], known["latency"][r.index]
+            name, tafid = str(networks[r.index]), float(np.exp(r.quality))
+            rows.append((name, *costs, tafid, direction, how, r.order, r.phase, r.hypervolume))
+    columns = ["arch", "params", "latency", "tafid", "direction", "search"]
+    return pd.DataFrame(rows, columns=[*columns, "order", "phase", "hypervolume"])

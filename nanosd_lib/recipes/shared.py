@@ -1,0 +1,124 @@
+"""What several notebooks share: which cached computation, with which numbers of the profile, on
+which inputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+from diffusers import StableDiffusionPipeline
+from torch import Tensor, nn
+
+from nanosd_lib import paper
+from nanosd_lib.data import splits
+from nanosd_lib.learning import fwkd
+from nanosd_lib.networks import arch, pipeline
+from nanosd_lib.quality import tafid
+from nanosd_lib.runs.notebook import Artifact, Run
+
+
+def teacher(run: Run) -> StableDiffusionPipeline:
+    """The profile's teacher on the run's device."""
+    return pipeline.load_teacher(run.teacher, run.profile.dtype, run.device.type, run.variant)
+
+
+def sampling(run: Run, draw: int = 0) -> dict:
+    """How images are made and looked at; each `draw` has prompts and noise of its own."""
+    s = run.profile.samples
+    how = {"steps": s.steps, "guidance": s.guidance, "batch": s.batch}
+    return how | {"seed": run.seed + 10_000 * draw, "features": s.features}
+
+
+def split_of(run: Run, split: str) -> dict:
+    """What a split holds: scenes, and an eighth (held out: a quarter) as many crops."""
+    f = run.profile.fwkd
+    scenes, crops = (f.scenes, f.scenes // 8) if split == "train" else (f.heldout, f.heldout // 4)
+    return {"split": split, "scenes": scenes, "crops": crops, "seed": run.seed}
+
+
+def latents(run: Run, pipe: StableDiffusionPipeline, split: str) -> Artifact:
+    """Latents and text embeddings of a split."""
+    what = split_of(run, split)
+    return run.stage(
+        f"latents-{split}", splits.latents, what, [run.teacher_key], quiet=True, pipe=pipe
+    )
+
+
+def heldout_batches(run: Run, pipe: StableDiffusionPipeline) -> list[dict[str, Tensor]]:
+    """Fixed noisy batches of the held-out latents."""
+    z = splits.of(latents(run, pipe, "heldout"))
+    return splits.heldout_batches(z, pipe, run.profile.fwkd.heldout)
+
+
+def taught(
+    run: Run,
+    pipe: StableDiffusionPipeline,
+    pairs: Sequence[tuple[str, str]] | None = None,
+    fraction: float = 1.0,
+    e3_target: str = "D4",
+    name: str = "fwkd",
+) -> Artifact:
+    """Surrogates taught in one shared teacher pass a step: all thirty, or those in `pairs`."""
+    f = run.profile.fwkd
+    train, held = latents(run, pipe, "train"), latents(run, pipe, "heldout")
+    params = {
+        "pairs": [list(p) for p in (pairs or arch.alternatives())],
+        "steps": f.steps,
+        "batch": f.batch,
+        "lr": f.lr,
+        "seed": run.seed,
+        "fraction": fraction,
+        "e3_target": e3_target,
+    }
+    return run.stage(
+        name,
+        fwkd.teach,
+        params,
+        [run.teacher_key, train, held],
+        teacher=pipe.unet,
+        train=splits.of(train),
+        heldout=heldout_batches(run, pipe),
+        scheduler=pipe.scheduler,
+    )
+
+
+def surrogates(pipe: StableDiffusionPipeline, *taught: Artifact) -> nn.ModuleDict:
+    """All thirty with the weights of one FwKD stage, or of several, the later ones winning."""
+    weights = {k: v for artifact in taught for k, v in artifact["weights"].items()}
+    return fwkd.load(pipe.unet, list(arch.alternatives()), weights)
+
+
+def reference(run: Run, pipe: StableDiffusionPipeline, images: int, draw: int = 0) -> Artifact:
+    """The teacher's side of tAFID for that many images."""
+    params = {"images": images, **sampling(run, draw)}
+    return run.stage("reference", tafid.reference, params, [run.teacher_key], pipe=pipe)
+
+
+def score(
+    run: Run,
+    pipe: StableDiffusionPipeline,
+    text: str,
+    nets: nn.ModuleDict,
+    against: Artifact,
+    taught: Sequence[Artifact],
+    draw: int = 0,
+) -> Artifact:
+    """tAFID and images of the network assembled from those surrogates, without training."""
+    return run.stage(
+        "score",
+        tafid.score_arch,
+        {"arch": text, **sampling(run, draw)},
+        [run.teacher_key, against, *taught],
+        quiet=True,
+        pipe=pipe,
+        surrogates=nets,
+        teacher_features=against["features"]["teacher"],
+    )
+
+
+def verdicts(run: Run) -> pd.DataFrame:
+    """The ledger's rows of this notebook, as far as the run has come."""
+    records = {k: paper.Record(**v) for k, v in run.records().items()}
+    table = paper.ledger(records)
+    return table.loc[table.notebook == run.notebook].drop(columns=["source", "notebook"])

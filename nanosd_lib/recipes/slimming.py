@@ -1,0 +1,212 @@
+"""The computations of notebook 04: which one, with which numbers, on which inputs."""
+
+from __future__ import annotations
+
+import pandas as pd
+from diffusers import StableDiffusionPipeline
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from nanosd_lib.data import splits
+from nanosd_lib.hardware import tile
+from nanosd_lib.learning import vae_student
+from nanosd_lib.networks import pipeline, surgery, vae
+from nanosd_lib.networks.arch import Arch
+from nanosd_lib.networks.vae import Autoencoder
+from nanosd_lib.quality import autoencoders
+from nanosd_lib.recipes import members, shared
+from nanosd_lib.runs.notebook import Artifact, Run
+
+STEP = 200  # of the schedule's 1000: how noisy the latents of `autoencoders.denoised` are
+
+
+def moments(run: Run, pipe: StableDiffusionPipeline) -> Artifact:
+    """Training pictures and the teacher's mean and standard deviation of each."""
+    v = run.profile.vae
+    what = {"scenes": v.scenes, "crops": v.crops, "size": v.size, "seed": run.seed}
+    return run.stage("vae-moments", vae_student.moments, what, [run.teacher_key], pipe=pipe)
+
+
+def seeds(run: Run) -> list[int]:
+    """Seeds of the students of this run: as many as the profile wants, no run has another's."""
+    n = run.profile.vae.seeds
+    return [run.seed * n + k for k in range(n)]
+
+
+def costs(run: Run, pipe: StableDiffusionPipeline) -> pd.DataFrame:
+    """Parameters and multiply-adds of the autoencoders at the size the pipeline works at."""
+    return tile.vae_costs(pipe.vae, pipeline.side(pipe))
+
+
+def equal_steps(run: Run, pipe: StableDiffusionPipeline, kind: str) -> int:
+    """Steps that cost a student of that kind as many multiply-adds as the slim one's: three passes
+    (one forward, two for the gradient) of the student, and LPIPS with a gradient to one picture.
+    """
+    v = run.profile.vae
+    gmac = tile.vae_costs(pipe.vae, v.size).groupby("model").gmac.sum()
+    step = 3 * gmac + 1.5 * autoencoders.judge_gmac(v.judge, v.size)
+    return round(v.steps * step["slim"] / step[kind])
+
+
+def student(
+    run: Run,
+    pipe: StableDiffusionPipeline,
+    taught: Artifact,
+    seed: int,
+    kind: str = "slim",
+    steps: int | None = None,
+    without: str = "",
+) -> Artifact:
+    """A student distilled with the profile's weights; `without` leaves one term out."""
+    v = run.profile.vae
+    params = {
+        "kind": kind,
+        "steps": steps or equal_steps(run, pipe, kind),
+        "batch": v.batch,
+        "lr": v.lr,
+        "weights": v.weights | ({without: 0.0} if without else {}),
+        "judge": v.judge,
+        "seed": seed,
+        "size": v.size,
+    }
+    return run.stage(
+        "vae-student",
+        vae_student.distil,
+        params,
+        [run.teacher_key, taught],
+        teacher=pipe.vae,
+        taught=taught["moments"],
+    )
+
+
+def compared(
+    run: Run, pipe: StableDiffusionPipeline, trained: Artifact | None = None, kind: str = "slim"
+) -> Artifact:
+    """Held-out pictures through a trained student and its swaps, or through the teacher."""
+    v = run.profile.vae
+    net = None if trained is None else vae.load(kind, pipe.vae, trained["weights"])
+    inputs = [run.teacher_key] + ([] if trained is None else [trained])
+    how = {"n": v.heldout, "judge": v.judge, "seed": run.seed}
+    return run.stage(
+        "vae-compare", autoencoders.compare, how, inputs, quiet=True, pipe=pipe, student=net
+    )
+
+
+def scores(
+    judged: dict[tuple[str, int], Artifact],
+    counted: pd.DataFrame,
+    ms: pd.DataFrame,
+    trained: dict[str, str],
+    how: str,
+) -> pd.DataFrame:
+    """The rows of vae.csv: `judged` maps (model, seed) to what `compared` found; `trained` and
+    `how` say how each model was trained, and how all were measured.
+
+    ms holds component, model, ms_median; a whole autoencoder costs what its two parts cost, and
+    a swap is charged the part that was swapped.
+    """
+    ms = ms.assign(part=ms.component.str.removeprefix("VAE ")).set_index(["model", "part"])
+    spent = counted.set_index(["model", "part"]).assign(ms_median=ms.ms_median)
+    rows = []
+    for (model, seed), found in judged.items():
+        for r in found["table"].itertuples():
+            parts = ["encoder", "decoder"] if r.part == "both" else [r.part]
+            c = spent.loc[model].loc[parts].sum()
+            cells = (model, r.part, int(c.params), c.gmac, c.ms_median)
+            quality_ = (r.psnr, r.ssim, r.lpips, r.latent_corr)
+            said = f"{r.pictures}, n={r.n}, {how}" + (
+                f", {trained[model]}" if model in trained else ""
+            )
+            rows.append((*cells, *quality_, seed, said))
+    columns = ["model", "part", "params", "gmac", "ms_median", "psnr", "ssim", "lpips"]
+    return pd.DataFrame(rows, columns=[*columns, "latent_corr", "seed", "protocol"])
+
+
+def profile(
+    run: Run,
+    pipe: StableDiffusionPipeline,
+    text: str,
+    vaes: dict[str, Autoencoder],
+    batch: int,
+) -> pd.DataFrame:
+    """Latency of the parts of the pipeline on this machine, in one interleaved run; the slim U-Net
+    is the network of that arch.
+    """
+    c = run.profile.cost
+    how = {"arch": text, "batch": batch, "repeats": c.repeats, "warmup": c.warmup}
+    return run.stage(
+        "tile-ms",
+        tile.profile_tile,
+        how,
+        [run.teacher_key],
+        quiet=True,
+        pipe=pipe,
+        vaes={"teacher": pipe.vae} | vaes,
+    )["table"]
+
+
+# ---------------------------------------------------------------------------------------- co-design
+def own_latents(run: Run, pipe: StableDiffusionPipeline, trained: Artifact) -> Artifact:
+    """The training latents of `shared.latents` again, by the slim VAE of this pipeline."""
+    what, keys = shared.split_of(run, "train"), [run.teacher_key, trained]
+    return run.stage("latents-slim", splits.latents_alone, what, keys, quiet=True, pipe=pipe)
+
+
+def combinations(
+    run: Run,
+    pipe: StableDiffusionPipeline,
+    trained: Artifact,
+    text: str,
+    taught: Artifact,
+    against: Artifact,
+    draw: int,
+) -> tuple[pd.DataFrame, dict[str, Tensor]]:
+    """unet, vae, aligned, tafid, floor, psnr_denoised, protocol for either U-Net with either VAE;
+    the slim U-Net (of that arch) as assembled, aligned on the teacher's latents, and on the slim
+    VAE's. Also the first pictures of each.
+    """
+    nets = shared.surrogates(pipe, taught)
+    other = pipeline.with_parts(pipe, vae=vae.load("slim", pipe.vae, trained["weights"]))
+    own = own_latents(run, other, trained)
+    assembled = surgery.assemble(Arch.parse(text), pipe.unet, nets)
+    unets = {("teacher", "no"): (pipe.unet, []), ("slim", "no"): (assembled, [taught])}
+    for kind, z in (("teacher's latents", None), ("slim latents", own)):
+        found = members.aligned(run, pipe, text, nets, against, taught, draw, own=z)
+        net = surgery.student(text, pipe.unet)
+        net.load_state_dict(found["weights"])
+        unets["slim", kind] = (net.eval().requires_grad_(False), [found])
+    rows, seen = [], {}
+    how = {"heldout": run.profile.vae.heldout, "t": STEP, **shared.sampling(run, draw)}
+    cases = [(*u, v) for u in unets for v in ("teacher", "slim")]
+    for unet, aligned, name in tqdm(cases, desc="co-design"):
+        net, keys = unets[unet, aligned]
+        whole = pipeline.with_parts({"teacher": pipe, "slim": other}[name], unet=net)
+        keys = [run.teacher_key, against, *keys, *([trained] if name == "slim" else [])]
+        features = against["features"]["teacher"]
+        found = run.stage(
+            "codesign", autoencoders.judge, how | {"arch": text}, keys, quiet=True,
+            pipe=whole, teacher_features=features,
+        )  # fmt: skip
+        s = found["scores"]
+        rows.append(
+            (unet, name, aligned, s["tafid"], against["floor"]["tafid"], s["psnr_denoised"])
+        )
+        label = f"{unet} U-Net, {name} VAE" + ("" if aligned == "no" else f", aligned on {aligned}")
+        seen[label] = found["pictures"]["pictures"]
+    columns = ["unet", "vae", "aligned", "tafid", "floor", "psnr_denoised"]
+    table = pd.DataFrame(rows, columns=columns)
+    return table.assign(protocol=against["floor"]["protocol"]), seen
+
+
+def with_costs(
+    table: pd.DataFrame, times: pd.DataFrame, judged: dict[str, Artifact]
+) -> pd.DataFrame:
+    """`combinations` with psnr (held-out scenes through the VAE alone) and ms_tile (the whole
+    pipeline; rows of `tile.pipeline_time`).
+    """
+    scenes = "part == 'both' and pictures == 'held-out scenes'"
+    psnr = {k: a["table"].query(scenes).psnr.item() for k, a in judged.items()}
+    ms = tile.whole(times).set_index("configuration").ms
+    names = {pair: name for name, pair in tile.CONFIGURATIONS.items()}
+    pairs = zip(table.unet, table.vae, strict=True)
+    return table.assign(psnr=table.vae.map(psnr), ms_tile=[ms[names[p]] for p in pairs])

@@ -1,0 +1,1 @@
+"""A photograph, tile by tile."""

@@ -1,0 +1,78 @@
+"""What tiling leaves in a picture, and what streaming keeps in memory: measured."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+import tracemalloc
+
+import numpy as np
+import pandas as pd
+
+from nanosd_lib.restoration import tiling
+from nanosd_lib.restoration.tiling import Grid, TileFunction
+
+
+def stream_report(heights: list[int], width: int, tile: int, overlap: int, scale: int) -> dict:
+    """A table: height, output_megapixels, tiles, seconds, peak_mb, largest_difference; pictures of
+    height enlarged tile by tile (each pixel repeated) from file to file.
+
+    peak_mb is what Python allocates while streaming, the files' own pages left out.
+    """
+    enlarge = lambda t: t.repeat(scale, axis=1).repeat(scale, axis=2)  # noqa: E731
+    table = []
+    for height in heights:
+        grid = Grid(width, height, tile, overlap, scale)
+        with tempfile.TemporaryDirectory() as folder:
+            source = np.lib.format.open_memmap(
+                f"{folder}/in.npy", "w+", np.uint8, (height, width, 3)
+            )
+            for y in range(height):  # a gradient with fine lines: nothing that blends by chance
+                source[y] = (np.arange(width)[:, None] * (1, 3, 7) + 5 * y) % 251
+            tracemalloc.start()
+            began = time.perf_counter()
+            tiling.stream(source, enlarge, grid, tiling.npy_writer(f"{folder}/out.npy", grid))
+            seconds = time.perf_counter() - began
+            peak = tracemalloc.get_traced_memory()[1] / 1e6
+            tracemalloc.stop()
+            made = tiling.read_picture(f"{folder}/out.npy")
+            apart = max(
+                float(
+                    np.abs(
+                        made[y * scale : (y + 1) * scale] - enlarge(source[None, y : y + 1])[0]
+                    ).max()
+                )
+                for y in range(height)
+            )
+        size = grid.output[0] * grid.output[1] / 1e6
+        table.append((height, size, grid.count, seconds, peak, apart))
+    columns = ["height", "output_megapixels", "tiles", "seconds", "peak_mb", "largest_difference"]
+    return {"table": pd.DataFrame(table, columns=columns)}
+
+
+def blend_report(
+    picture: np.ndarray, tile_function: TileFunction, tile: int
+) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
+    """blending, tiles, roughness (see `seam`) for a few ways to blend, and the pictures."""
+    quarter, half = tile // 4, tile // 2
+    ways = {"no overlap": (0, "linear"), f"linear, overlap {quarter}": (quarter, "linear")}
+    ways |= {f"gaussian, overlap {o}": (o, "gaussian") for o in (quarter, half)}
+    height, width, _ = picture.shape
+    plain, rows, made = Grid(width, height, tile, 0), [], {}
+    for label, (overlap, kind) in ways.items():
+        grid = Grid(width, height, tile, overlap)
+        made[label] = tiling.run(picture, tile_function, grid, 32, kind)
+        rows.append((label, grid.count, seam(made[label], picture, plain)))
+    return pd.DataFrame(rows, columns=["blending", "tiles", "roughness"]), made
+
+
+def seam(picture: np.ndarray, reference: np.ndarray, grid: Grid) -> float:
+    """How much rougher the error is across tile borders than elsewhere: 1 where no seam shows.
+
+    picture, reference: (H, W, C). The error's mean absolute step from one column to the next, at
+    the grid's borders over everywhere.
+    """
+    step = np.abs(np.diff(np.asarray(picture, float) - reference, axis=1)).mean((0, 2))
+    s = grid.scale
+    borders = {x * s - 1 for x in grid.xs[1:]} | {(x + grid.tile) * s - 1 for x in grid.xs[:-1]}
+    return float(step[sorted(b for b in borders if 0 <= b < len(step))].mean() / step.mean())

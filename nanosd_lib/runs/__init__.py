@@ -1,0 +1,1 @@
+"""One notebook's run, what it keeps, and batches of runs; no science."""

@@ -1,0 +1,196 @@
+"""The cache of computations: what is expensive in a notebook is computed once and kept.
+
+A cached computation is a function of this library whose result lies under a key made of everything
+that decides it: its parameters, its inputs, the code it reaches, the lock file and the device.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import inspect
+import json
+import random
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import BaseModel
+
+from nanosd_lib import paths
+from nanosd_lib.paths import PACKAGE
+from nanosd_lib.runs import artifacts
+from nanosd_lib.runs.artifacts import Artifact, Damaged
+from nanosd_lib.runs.provenance import canonical, lock_hash, source_closure, text_hash
+
+try:
+    import fcntl
+except ImportError:  # not on this system: two runs at once may then compute the same stage twice
+    fcntl = None
+
+
+def cached(
+    store: Path,
+    device: torch.device,
+    name: str,
+    fn: Callable[..., dict[str, Any]],
+    params: dict[str, Any],
+    inputs: Sequence[Artifact | str],
+    context: dict[str, Any],
+    quiet: bool = False,
+) -> Artifact:
+    """The artifact of fn(**params, **context): loaded where it is whole, computed otherwise.
+
+    `params` is plain data and part of the key; `inputs` (artifacts, or strings such as
+    `run.teacher_key`) are part of the key alone; `context` (networks, devices) is not, but the
+    library code behind its values is. fn returns a dict of DataFrames, dicts of tensors, PIL
+    images and plain data. A fn with an argument `scratch` gets a folder for checkpoints that
+    outlives a killed run. Random generators are seeded from name and params for fn, and put back
+    after it. ValueError unless fn, and every function in context, lives in this library.
+    """
+    paths.check_name("stage", name)
+    parts = _parts(device, name, fn, params, inputs, context)
+    key = text_hash(canonical(parts))
+    folder = store / f"{name}-{key[:16]}"
+    say = _nothing if quiet else print
+    with contextlib.suppress(Damaged):
+        return _load(name, folder, key, say)
+    with _locked(store / ".locks" / folder.name, name):
+        try:
+            return _load(name, folder, key, say)
+        except Damaged as error:
+            if folder.exists():
+                print(f"stage {name}: {folder.name} is damaged ({error}); it is computed again")
+                shutil.rmtree(folder)
+        scratch = store / ".scratch" / folder.name
+        start = time.perf_counter()
+        values = _call(name, fn, params, context, device, scratch)
+        seconds = time.perf_counter() - start
+        facts = {"parts": parts, "seconds": round(seconds, 3)}
+        artifact = artifacts.write(folder, key, values, facts)
+        shutil.rmtree(scratch, ignore_errors=True)
+        say(f"stage {name}: computed in {seconds:.1f} s")
+        return artifact
+
+
+def find(
+    store: Path, device: torch.device, name: str, fn: Callable[..., Any], params: dict[str, Any]
+) -> Artifact | None:
+    """What `stage` would load, without inputs and context; None where it is not whole."""
+    key = text_hash(canonical(_parts(device, name, fn, params, [], {})))
+    with contextlib.suppress(Damaged):
+        return artifacts.read(store / f"{name}-{key[:16]}", key)
+    return None
+
+
+def _nothing(text: str) -> None:
+    """Where a notebook runs a stage many times, its progress bar says enough."""
+
+
+def _parts(device, name, fn, params, inputs, context) -> dict[str, Any]:
+    """Everything that decides the result, as plain data."""
+    try:
+        plain = json.loads(canonical(params))
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"stage {name}: params: {error}; hand it over as context") from None
+    cuda = device.type == "cuda"
+    return {
+        "name": name,
+        "function": f"{_home(fn)}.{fn.__qualname__}",
+        "params": plain,
+        "inputs": [item.key if isinstance(item, Artifact) else _text(item) for item in inputs],
+        "source": source_closure({_home(fn), *_homes(context.values())}),
+        "lock": lock_hash(),
+        "device": torch.cuda.get_device_name(device) if cuda else "cpu",
+    }
+
+
+def _load(name: str, folder: Path, key: str, say: Callable[[str], None]) -> Artifact:
+    artifact = artifacts.read(folder, key)
+    say(f"stage {name}: loaded ({artifact.bytes / 1e6:.1f} MB)")
+    return artifact
+
+
+def _call(name, fn, params, context, device, scratch: Path) -> dict[str, Any]:
+    if "scratch" in inspect.signature(fn).parameters:
+        scratch.mkdir(parents=True, exist_ok=True)
+        context = {**context, "scratch": scratch}
+    with _seeded(canonical([name, params]), device):
+        values = fn(**params, **context)
+    if not isinstance(values, dict) or not values:
+        raise TypeError(f"stage {name}: {fn.__qualname__} must return a dict of named values")
+    return values
+
+
+def _home(fn: Any) -> str:
+    """The library module that a function or an object's class comes from; ValueError otherwise."""
+    module = getattr(fn, "__module__", None) or ""
+    if not module.startswith(PACKAGE + ".") or not re.fullmatch(r"[\w.]+", fn.__qualname__):
+        raise ValueError(
+            f"{getattr(fn, '__qualname__', fn)!s} of {module or 'nowhere'} cannot be a stage:"
+            f" its function must stand in a module of {PACKAGE}, under a name"
+        )
+    return module
+
+
+def _homes(values: Iterable[Any]) -> set[str]:
+    """Library modules behind the values handed to a stage; a notebook's own functions are refused,
+    since their code would not be part of the key."""
+    homes = set()
+    for value in values:
+        if isinstance(value, Artifact | BaseModel):  # data
+            continue
+        value = value.func if isinstance(value, functools.partial) else value
+        owner = value if inspect.isroutine(value) or inspect.isclass(value) else type(value)
+        module = getattr(owner, "__module__", None) or ""
+        if module == "__main__":
+            _home(owner)
+        if module.startswith(PACKAGE + "."):
+            homes.add(module)
+    return homes
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"input {value!r} is refused: an Artifact or a string is wanted")
+    return value
+
+
+@contextlib.contextmanager
+def _seeded(text: str, device: torch.device) -> Iterator[None]:
+    """Seed python, numpy and torch from a text; put their states back afterwards."""
+    seed = int(text_hash(text)[:8], 16)
+    states = random.getstate(), np.random.get_state()
+    gpus = [torch.cuda.current_device()] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=gpus):
+        torch.manual_seed(seed)
+        np.random.seed(seed)
+        random.seed(seed)
+        try:
+            yield
+        finally:
+            random.setstate(states[0])
+            np.random.set_state(states[1])
+
+
+@contextlib.contextmanager
+def _locked(path: Path, name: str) -> Iterator[None]:
+    """One process at a time computes a stage; the lock of a killed process is free again."""
+    if fcntl is None:
+        yield
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"stage {name}: another process is computing it; waiting")
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        except OSError:  # a file system without locks
+            pass
+        yield

@@ -1,0 +1,275 @@
+"""The engine: papermill, with the truth about how a notebook ended.
+
+papermill writes `completed` into every cell of a notebook whose kernel was killed, only warns of
+unknown parameters, ignores errors in widgets, rewrites the file at each cell, and collides on TCP
+ports when many run at once. This engine is registered as `nanosd`
+(`papermill --engine nanosd in.ipynb out.ipynb`), and every make target uses it:
+
+- parameters are checked, name and type, before a kernel starts;
+- the kernel listens on sockets in a folder of its own, not on ports;
+- `execution_timeout` is a deadline for the whole notebook;
+- a cell has run when it has an execution count and no error; the end state stands in the
+  notebook's metadata (`nanosd.state`, one of `STATES`), with seconds and peak memory of each cell;
+- the file is written whole or not at all, also on SIGTERM and SIGINT, and its size is capped.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import psutil
+from jupyter_client import AsyncKernelManager
+from jupyter_core.utils import run_sync
+from nbclient.exceptions import CellTimeoutError, DeadKernelError
+from papermill.clientwrap import PapermillNotebookClient
+from papermill.engines import NBClientEngine, NotebookExecutionManager
+from papermill.iorw import papermill_io
+from papermill.log import logger
+
+from nanosd_lib import paths
+from nanosd_lib.runs import arguments, endstate, resident
+from nanosd_lib.runs.endstate import NotebookFailed
+from nanosd_lib.runs.resident import Watch
+
+OUTPUT_CAP = 8_000_000  # bytes of one notebook's outputs
+SAVE_EVERY = 10.0  # seconds between two writes of the file
+CHECK = "import sys; m = sys.modules.get('nanosd_lib.explorers'); m and m.check()"
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal asked the run to end; the argument is its number."""
+
+
+class Manager(NotebookExecutionManager):
+    """papermill's bookkeeping, but true, and a file written whole and not at each cell."""
+
+    def save(self, force: bool = False, **kwargs: Any) -> None:
+        due = (self.now() - self.last_save_time).total_seconds() >= SAVE_EVERY
+        if not force and not due:
+            return
+        if self.output_path and "://" not in str(self.output_path) and self.output_path != "-":
+            text = nbformat.writes(nbformat.from_dict(self.nb)) + "\n"
+            paths.write_atomic(self._path(), text.encode())
+        elif self.output_path:
+            super().save()
+        self.last_save_time = self.now()
+
+    def _path(self) -> Path:
+        """A relative path means the folder papermill was started in, not the notebook's."""
+        base = getattr(papermill_io.get_handler(str(self.output_path)), "_cwd", None)
+        return Path(base or ".") / str(self.output_path)
+
+    def autosave_cell(self) -> None:
+        self.save()
+
+    def notebook_complete(self, **kwargs: Any) -> None:
+        """End times; cells that never ran stay `pending`."""
+        self.end_time = self.now()
+        facts = self.nb.metadata.papermill
+        facts["end_time"] = self.end_time.isoformat()
+        facts["duration"] = (self.end_time - self.start_time).total_seconds()
+        self.cleanup_pbar()
+        self.save(force=True)
+
+
+class IPCKernelManager(AsyncKernelManager):
+    """A kernel behind files instead of TCP ports, which collide when many run at once."""
+
+    folder = ""  # where this execution's sockets lie
+
+    def __init__(self, **kwargs: Any) -> None:
+        short = len(self.folder) < 90  # a socket's path holds about 100 characters
+        if os.name == "posix" and short and self.folder:
+            kwargs |= {"transport": "ipc", "ip": f"{self.folder}/k"}
+        super().__init__(**kwargs)
+
+
+class Client(PapermillNotebookClient):
+    """One deadline for all cells, seconds and peak memory of each, outputs up to a size."""
+
+    def __init__(
+        self, nb_man: Manager, deadline: float | None, watch: Watch, **kwargs: Any
+    ) -> None:
+        self.deadline = time.monotonic() + deadline if deadline else None
+        self.watch, self.written, self.popen, self.explorers = watch, 0, None, ""
+        super().__init__(nb_man, timeout_func=self._left, iopub_timeout=60, **kwargs)
+
+    def _left(self, cell: Any = None) -> float | None:
+        """Seconds until the deadline: nbclient asks before each cell."""
+        return None if self.deadline is None else max(0.01, self.deadline - time.monotonic())
+
+    async def async_start_new_kernel(self, **kwargs: Any) -> None:
+        await super().async_start_new_kernel(**kwargs)
+        self.popen = getattr(self.km.provisioner, "process", None)
+        if self.popen is not None:
+            with contextlib.suppress(psutil.Error):
+                self.watch.process = psutil.Process(self.popen.pid)
+
+    start_new_kernel = run_sync(async_start_new_kernel)  # nbclient binds both forms as well
+
+    def papermill_execute_cells(self) -> None:
+        """The cells, and then every explorer's function over its grid."""
+        super().papermill_execute_cells()
+        if not self.nb.metadata.papermill.get("exception"):
+            self.explorers = self.check_explorers()
+
+    async def async_execute_cell(self, cell: Any, index: int, *args: Any, **kwargs: Any) -> Any:
+        began = time.monotonic()
+        self.watch.mark()
+        try:
+            return await super().async_execute_cell(cell, index, *args, **kwargs)
+        finally:
+            if cell.cell_type == "code":
+                seconds = round(time.monotonic() - began, 2)
+                peak = round(self.watch.mark() / 2**30, 2)
+                cell.metadata["nanosd"] = {"seconds": seconds, "peak_gb": peak}
+
+    execute_cell = run_sync(async_execute_cell)
+
+    def process_message(self, msg: dict, cell: Any, index: int) -> Any:
+        kinds = ("stream", "display_data", "execute_result", "update_display_data")
+        if msg["msg_type"] in kinds:
+            self.written += len(str(msg["content"]))
+            if self.written > OUTPUT_CAP:
+                self._say_capped(cell)
+                return None
+        return super().process_message(msg, cell, index)
+
+    def _say_capped(self, cell: Any) -> None:
+        text = f"[outputs beyond {OUTPUT_CAP / 1e6:.0f} MB are left out]\n"
+        if not any(o.get("text") == text for o in cell.outputs):
+            cell.outputs.append(nbformat.v4.new_output("stream", name="stderr", text=text))
+
+    def check_explorers(self) -> str:
+        """'' or the error of an explorer's function, called over its grid in the kernel."""
+        asked = self.kc.execute(CHECK, silent=True, store_history=False)
+        reply = self.wait_for_reply(asked, nbformat.v4.new_code_cell())  # under the deadline too
+        content = reply["content"] if reply else {}
+        if content.get("status") != "error":
+            return ""
+        return f"{content['ename']}: {content['evalue']}"
+
+
+class NanoSDEngine(NBClientEngine):
+    """See the module's docstring; papermill finds it through the entry point `nanosd`."""
+
+    @classmethod
+    def execute_notebook(
+        cls,
+        nb: Any,
+        kernel_name: str,
+        output_path: str | None = None,
+        progress_bar: bool | dict = True,
+        log_output: bool = False,
+        autosave_cell_every: int = 30,
+        **kwargs: Any,
+    ) -> Any:
+        given = json.loads(json.dumps(nb.metadata.get("papermill", {}).get("parameters", {})))
+        arguments.check_parameters(nb, given, Path(kwargs.get("input_path") or "the notebook").name)
+        manager = Manager(nb, output_path, log_output, progress_bar, autosave_cell_every)
+        manager.notebook_start()
+        manager.save(force=True)
+        state, error = "killed", "the engine was stopped"
+        watch = Watch()
+        try:
+            state, error = cls._execute(manager, watch, kernel_name, log_output, **kwargs)
+        except Interrupted:
+            state, error = "interrupted", "a signal stopped it"
+            raise
+        except KeyboardInterrupt:
+            state, error = "interrupted", "it was interrupted"
+            raise
+        finally:
+            watch.stop()
+            stop(watch.process)
+            peak = round(watch.peak / 2**30, 2)
+            error = endstate.tidy(manager.nb, state, error)
+            manager.nb.metadata["nanosd"] = {"state": state, "error": error, "peak_gb": peak}
+            manager.notebook_complete()
+        if state != "ok":
+            raise NotebookFailed(state, error)
+        return manager.nb
+
+    @classmethod
+    def _execute(
+        cls,
+        manager: Manager,
+        watch: Watch,
+        kernel_name: str,
+        log_output: bool,
+        start_timeout: int = 60,
+        execution_timeout: float | None = None,
+        stdout_file: Any = None,
+        stderr_file: Any = None,
+        **kwargs: Any,
+    ) -> tuple[str, str]:
+        """(state, error) of one execution."""
+        kills, client = resident.memory_kills(), None
+        with tempfile.TemporaryDirectory("nanosd") as sockets, signals():
+            client = Client(
+                manager,
+                execution_timeout,
+                watch,
+                kernel_name=kernel_name,
+                kernel_manager_class=type("Sockets", (IPCKernelManager,), {"folder": sockets}),
+                startup_timeout=start_timeout,
+                log=logger,
+                log_output=log_output,
+                stdout_file=stdout_file,
+                stderr_file=stderr_file,
+            )
+            try:
+                client.execute()
+            except (CellTimeoutError, TimeoutError) as problem:
+                if client.deadline is None or time.monotonic() < client.deadline:
+                    return "killed", f"the kernel fell silent: {' '.join(str(problem).split())}"
+                return "timeout", f"the notebook was not done after {execution_timeout:g} s"
+            except DeadKernelError:
+                code = client.popen.poll() if client.popen else None
+                return endstate.dead(code, resident.memory_kills() > kills)
+            except RuntimeError as problem:  # the kernel did not start, or its sockets closed
+                return "killed", " ".join(str(problem).split())
+        return endstate.judge(manager.nb, client.explorers)
+
+
+def stop(process: psutil.Process | None) -> None:
+    """End a kernel and what it left running: it leads a session of its own."""
+    if process is not None:
+        with contextlib.suppress(OSError):
+            os.killpg(process.pid, signal.SIGKILL)
+    tree = resident.family(process)
+    for one in tree:
+        with contextlib.suppress(psutil.Error):
+            one.kill()
+    psutil.wait_procs(tree, timeout=5)
+
+
+@contextlib.contextmanager
+def signals() -> Iterator[None]:
+    """SIGINT and SIGTERM raise Interrupted inside, unless the caller handles them itself."""
+
+    def raised(number: int, frame: Any) -> None:
+        raise Interrupted(number)
+
+    old = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            # a shell's background jobs ignore SIGINT: whoever sends it here means it all the same
+            ours = (signal.SIG_DFL, signal.SIG_IGN, signal.default_int_handler)
+            if signal.getsignal(number) in ours:
+                old[number] = signal.signal(number, raised)
+    try:
+        yield
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)

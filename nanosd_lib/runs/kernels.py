@@ -1,0 +1,96 @@
+"""Kernels: execute one notebook with the engine, and find out how it ended."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import papermill
+from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
+from papermill.engines import papermill_engines
+
+from nanosd_lib.paths import shown
+from nanosd_lib.runs import arguments, endstate, engine
+
+papermill_engines.register("nanosd", engine.NanoSDEngine)  # also where this is not installed
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a notebook ended: one of `endstate.STATES`, a line of error, its kernel's peak memory."""
+
+    state: str
+    error: str
+    peak_gb: float
+
+
+def kernel_name() -> str:
+    """`nanosd` where it is registered for this very Python, else `python3`."""
+    with contextlib.suppress(NoSuchKernel):
+        argv = KernelSpecManager().get_kernel_spec("nanosd").argv
+        if argv and Path(argv[0]) == Path(sys.executable):
+            return "nanosd"
+    return "python3"
+
+
+def check_parameters(path: Path, parameters: dict[str, Any]) -> None:
+    """ValueError unless the notebook's `parameters` cell declares every one, with that type."""
+    arguments.check_parameters(nbformat.read(path, as_version=4), parameters, shown(path))
+
+
+def execute(
+    path: Path,
+    out: Path,
+    parameters: dict[str, Any],
+    environment: dict[str, str],
+    deadline: float | None = None,
+) -> Outcome:
+    """Execute `path` into `out`, which is kept whatever happens; `deadline` in seconds.
+
+    ValueError for a parameter that is refused, before a kernel starts.
+    """
+    check_parameters(path, parameters)
+    out.unlink(missing_ok=True)
+    part = out.with_name(f".{out.name}")  # papermill itself writes in place: not where readers look
+    with _environ(environment):
+        try:
+            papermill.execute_notebook(
+                path,
+                part,
+                parameters=parameters,
+                engine_name="nanosd",
+                kernel_name=kernel_name(),
+                progress_bar=False,
+                execution_timeout=deadline,
+                cwd=path.parent,
+            )
+        except endstate.NotebookFailed as failed:
+            return Outcome(failed.state, failed.message, _peak(part))
+        except Exception as problem:  # papermill itself, a kernel that is not installed, the disk
+            return Outcome("killed", f"{type(problem).__name__}: {problem}", 0.0)
+        finally:
+            if part.exists():
+                os.replace(part, out)
+    return Outcome("ok", "", _peak(out))
+
+
+def _peak(out: Path) -> float:
+    """Gigabytes, from the executed notebook's own record."""
+    return nbformat.read(out, as_version=4).metadata.get("nanosd", {}).get("peak_gb", 0.0)
+
+
+@contextlib.contextmanager
+def _environ(values: dict[str, str]) -> Iterator[None]:
+    old = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in old.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})

@@ -1,0 +1,203 @@
+"""One notebook's run: cached computations in; tables, figures and records out."""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+from collections.abc import Callable, Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import pandas as pd
+import torch
+
+from nanosd_lib import paths
+from nanosd_lib.paths import ROOT
+from nanosd_lib.runs import artifacts, cache, layout, registry
+from nanosd_lib.runs.artifacts import Artifact
+from nanosd_lib.runs.profiles import Profile
+from nanosd_lib.runs.provenance import machine, teacher_hash
+
+__all__ = ["Artifact", "Run", "file_hash", "open_run", "teacher_hash"]
+
+
+def open_run(
+    notebook: str,
+    profile: str = "mini",
+    seed: int = 0,
+    overrides: dict[str, Any] | None = None,
+) -> Run:
+    """Check everything, make the results folder, seed torch. One-line errors name the fix."""
+    paths.check_name("notebook", notebook)
+    loaded = layout.check_run(profile, seed, overrides)
+    device = loaded.device
+    if device == "cuda" and not torch.cuda.is_available():
+        raise RuntimeError(f"profile {profile} wants a CUDA device and torch sees none")
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    torch.set_num_threads(layout.threads(loaded.threads))
+    torch.manual_seed(seed)
+    folder = layout.results_folder(profile, seed, overrides)
+    for name in layout.SUBFOLDERS:
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    store = paths.store_root()
+    for root in (store, paths.device_root()):
+        root.mkdir(parents=True, exist_ok=True)
+        artifacts.sweep(root)
+    return Run(loaded, seed, notebook, folder, store, torch.device(device))
+
+
+class Run:
+    """One notebook of one study: stages in, tables, figures and records out."""
+
+    def __init__(
+        self,
+        profile: Profile,
+        seed: int,
+        notebook: str,
+        folder: Path,
+        store: Path,
+        device: torch.device,
+    ):
+        self.profile, self.seed, self.notebook = profile, seed, notebook
+        self.folder, self.store, self.device = folder, store, device
+        self._records: dict[str, Any] = {}
+        self._seen: dict[str, list[str]] = {"reads": [], "writes": []}
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return getattr(torch, self.profile.dtype)
+
+    @functools.cached_property
+    def teacher(self) -> str:
+        """The teacher's folder; published weights are downloaded and verified first."""
+        teacher = self.profile.teacher
+        if teacher.local:
+            return str(ROOT / teacher.path)
+        return str(registry.fetch(registry.entry(teacher.path)))
+
+    @property
+    def variant(self) -> str | None:
+        """Which of several sets of weights in the teacher's folder ("fp16")."""
+        teacher = self.profile.teacher
+        return None if teacher.local else registry.entry(teacher.path).variant
+
+    @functools.cached_property
+    def teacher_key(self) -> str:
+        """The hash of the teacher: of its folder, or the recorded ones of published weights."""
+        path = self.profile.teacher.path
+        local = self.profile.teacher.local
+        return teacher_hash(ROOT / path) if local else registry.fingerprint(path)
+
+    @property
+    def random(self) -> bool:
+        """Whether the teacher's weights are random: then nothing may enter the results."""
+        teacher = self.profile.teacher
+        return teacher.local and (ROOT / teacher.path / layout.RANDOM).exists()
+
+    def stage(
+        self,
+        name: str,
+        fn: Callable[..., dict[str, Any]],
+        params: dict[str, Any],
+        inputs: Sequence[Artifact | str] = (),
+        quiet: bool = False,
+        **context: Any,
+    ) -> Artifact:
+        """The artifact of fn(**params, **context): loaded where it is whole, computed otherwise.
+
+        See `cache.cached` for what decides that, and for what fn may take and return; `quiet`
+        leaves out the line that says which it was. A stage that measures the machine
+        (`layout.measures`) is kept with the machine, not with the run.
+        """
+        store = self.store
+        if layout.measures(name):
+            store, m = paths.device_root(), machine()
+            inputs = [*inputs, f"{m['cpu']}, {m['gpu']}, {torch.get_num_threads()} threads"]
+        return cache.cached(store, self.device, name, fn, params, inputs, context, quiet)
+
+    def table(self, name: str, table: pd.DataFrame) -> pd.DataFrame:
+        """tables/<name>.csv, six significant digits; returns the table."""
+        index = any(level is not None for level in table.index.names)  # a named index is a column
+        text = table.to_csv(index=index, float_format="%.6g")
+        self._refuse_random(name)
+        paths.write_atomic(self._file("tables", name, "csv"), text.encode())
+        self._note("writes", f"tables/{name}.csv")
+        return table
+
+    def ledger(self, table: pd.DataFrame) -> pd.DataFrame:
+        """claims.csv, the run's verdicts; returns the table."""
+        text = table.to_csv(index=False, float_format="%.6g")
+        self._refuse_random(layout.LEDGER)
+        paths.write_atomic(self.folder / layout.LEDGER, text.encode())
+        self._note("writes", layout.LEDGER)
+        return table
+
+    def figure(self, name: str, figure: Any) -> Any:
+        """figures/<name>.png at 110 dpi, equal bytes for equal figures; returns the figure."""
+        plt.close(figure)  # shown once, as the cell's value
+        data = BytesIO()
+        figure.savefig(data, dpi=110, format="png", metadata={"Software": None})
+        self._refuse_random(name)
+        paths.write_atomic(self._file("figures", name, "png"), data.getvalue())
+        self._note("writes", f"figures/{name}.png")
+        return figure
+
+    def record(self, claim_id: str, value: float, protocol: str) -> None:
+        """One measured number for the ledger; the first of a run replaces the notebook's old ones.
+
+        ValueError for NaN and infinities, TypeError for what is not a number.
+        """
+        paths.check_name("claim", claim_id)
+        self._refuse_random(claim_id)
+        number = float(value)
+        if not math.isfinite(number):
+            raise ValueError(f"claim {claim_id}: {number} is not a measurement")
+        self._records[claim_id] = {"value": number, "protocol": str(protocol)}
+        data = json.dumps(self._records, indent=1, sort_keys=True) + "\n"
+        paths.write_atomic(self._file("records", self.notebook, "json"), data.encode())
+
+    def records(self) -> dict[str, dict[str, Any]]:
+        """Claim id -> {value, protocol, notebook}, from all notebooks of this run."""
+        found: dict[str, dict[str, Any]] = {}
+        for path in sorted((self.folder / "records").glob("*.json")):
+            for claim_id, entry in json.loads(path.read_text()).items():
+                if claim_id in found:
+                    both = f"{found[claim_id]['notebook']} and {path.stem}"
+                    raise ValueError(f"claim {claim_id} is recorded by two notebooks: {both}")
+                found[claim_id] = {**entry, "notebook": path.stem}
+        return found
+
+    def read_table(self, name: str, from_notebook: str) -> pd.DataFrame:
+        """A table that an earlier notebook wrote; FileNotFoundError says which one to run."""
+        path = self._file("tables", name, "csv")
+        if not path.exists():
+            seed = f" SEED={self.seed}" if self.seed else ""
+            make = f"make run NB={from_notebook} PROFILE={self.profile.name}{seed}"
+            raise paths.Missing(
+                f"tables/{name}.csv is missing: run notebook {from_notebook} first ({make})"
+            )
+        self._note("reads", f"tables/{name}.csv")
+        return pd.read_csv(path)
+
+    def _note(self, kind: str, file: str) -> None:
+        """io/<notebook>.json: what this notebook read of others and wrote, for the test that the
+        numbering is an order in which they can run.
+        """
+        if file not in self._seen[kind]:
+            self._seen[kind].append(file)
+            text = json.dumps(self._seen, indent=1) + "\n"
+            paths.write_atomic(self._file("io", self.notebook, "json"), text.encode())
+
+    def _refuse_random(self, name: str) -> None:
+        if self.random:
+            raise ValueError(
+                f"{name}: this teacher's weights are random, and what they give never enters the"
+                " results: use `make dryrun` for a plan, or a trained teacher"
+            )
+
+    def _file(self, folder: str, name: str, ending: str) -> Path:
+        return self.folder / folder / f"{paths.check_name(folder, name)}.{ending}"

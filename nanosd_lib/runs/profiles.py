@@ -1,0 +1,202 @@
+"""Profiles: every budget of a run in one strict, frozen object, read from `budgets/<name>.yaml`.
+
+`smoke`, `mini` and `sd15` walk the same path of code and differ in numbers alone.
+"""
+
+from __future__ import annotations
+
+import json
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+BUDGETS = Path(__file__).parent / "budgets"
+NAMES = ("smoke", "mini", "sd15")
+Count = Annotated[int, Field(ge=1)]
+Fraction = Annotated[float, Field(gt=0, le=1)]
+Rate = Annotated[float, Field(gt=0, lt=1)]
+Weight = Annotated[float, Field(ge=0)]
+
+
+class Strict(BaseModel):
+    """No conversion, no unknown field, no assignment, no NaN."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Teacher(Strict):
+    path: Annotated[str, Field(min_length=1)]  # a folder, or an entry of data/weights.yaml
+
+    @property
+    def local(self) -> bool:
+        return self.path.startswith(("data/", "/", "./", "../"))
+
+
+class Samples(Strict):
+    features: Literal["mini-clip", "inception-2015"]  # what Frechet distances are taken over
+    steps: Count
+    guidance: Annotated[float, Field(ge=1)]
+    batch: Count
+
+
+class TeacherCheck(Strict):
+    reconstructions: Annotated[int, Field(ge=2)]
+    prompts: Count
+    frechet: Annotated[int, Field(ge=2)]
+
+
+class Cost(Strict):
+    batch: Count
+    repeats: Count
+    warmup: Annotated[int, Field(ge=0)]
+    networks: Count
+    compositions: Count  # networks drawn at random that must run
+
+
+class Sensitivity(Strict):
+    pairs: Annotated[int, Field(ge=2)]
+    images: Annotated[int, Field(ge=2)]
+
+
+class FwKD(Strict):
+    steps: Count
+    batch: Count
+    scenes: Count
+    heldout: Count
+    lr: Rate
+    keep_error: Annotated[float, Field(gt=0)]
+    data_fraction: Fraction  # of the scenes, for the comparison with all of them
+
+
+class VAE(Strict):
+    scenes: Count
+    crops: Count  # of photographs, trained on beside the scenes
+    size: Count  # pixels on a side in training
+    heldout: Annotated[int, Field(ge=2)]  # pictures of each kind that are never trained on
+    steps: Count  # of the slim student; others get as many multiply-adds
+    ablation_steps: Count
+    seeds: Count
+    batch: Annotated[int, Field(ge=2)]
+    lr: Rate
+    latent: Weight
+    kl: Weight
+    reconstruction: Weight
+    perceptual: Weight
+    judge: Literal["mini-attributes", "lpips-vgg"]  # backbone of the perceptual term and of LPIPS
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """The weight of each term of the loss."""
+        return self.model_dump(include={"latent", "kl", "reconstruction", "perceptual"})
+
+
+class Search(Strict):
+    initial: Annotated[int, Field(ge=2)]
+    evaluations: Count  # per problem
+    images: Annotated[int, Field(ge=2)]
+
+
+class Family(Strict):
+    align_steps: Count
+    align_batch: Count
+    align_lr: Rate
+
+
+class Profile(Strict):
+    name: Literal["smoke", "mini", "sd15"]
+    teacher: Teacher
+    dtype: Literal["float32", "bfloat16"]
+    device: Literal["auto", "cpu", "cuda"]
+    threads: Count
+    notebook_minutes: Count  # a notebook that takes longer is stopped
+    samples: Samples
+    teacher_check: TeacherCheck
+    cost: Cost
+    sensitivity: Sensitivity
+    fwkd: FwKD
+    vae: VAE
+    search: Search
+    family: Family
+
+
+class TeacherTraining(Strict):
+    """What `make teacher` spends on sd-mini and its judges."""
+
+    seed: Annotated[int, Field(ge=0)]
+    threads: Count
+    scenes: Count
+    crops: Count
+    render_share: Fraction  # of every U-Net batch; the rest are photograph crops
+    vae_steps: Count
+    clip_steps: Count
+    classifier_steps: Count
+    unet_steps: Count
+
+
+def teacher_training() -> TeacherTraining:
+    """The budget of `budgets/teacher.yaml`; ValueError in one line where it is wrong."""
+    try:
+        data = yaml.safe_load((BUDGETS / "teacher.yaml").read_text())
+        return TeacherTraining.model_validate_json(json.dumps(data))
+    except ValidationError as error:
+        raise ValueError(f"budgets/teacher.yaml: {_one_line(error)}") from None
+
+
+def load(name: str, overrides: dict[str, Any] | None = None) -> Profile:
+    """The profile of that name; overrides take dotted keys, `{"fwkd.steps": 10}`.
+
+    Raises ValueError, in one line, for an unknown profile or key and for a value of a wrong type.
+    """
+    if name not in NAMES:
+        hint = _hint(name, NAMES)
+        raise ValueError(f"profile {name!r} does not exist: use one of {', '.join(NAMES)}{hint}")
+    data = yaml.safe_load((BUDGETS / f"{name}.yaml").read_text())
+    if not isinstance(overrides, dict | None):
+        raise ValueError(f"overrides = {overrides!r} is refused: a dict of dotted keys is wanted")
+    for key, value in (overrides or {}).items():
+        _set(data, key, value)
+    try:  # JSON, so that a list is a tuple and everything else is strict
+        return Profile.model_validate_json(json.dumps(data))
+    except ValidationError as error:
+        raise ValueError(f"profile {name}: {_one_line(error)}") from None
+    except TypeError as error:
+        raise ValueError(f"profile {name}: an override is not plain data: {error}") from None
+
+
+def _set(data: dict, key: Any, value: Any) -> None:
+    """Replace one leaf of the nested budgets; ValueError names the fields that exist."""
+    if not isinstance(key, str):
+        raise ValueError(f"override {key!r} is refused: a dotted name like 'fwkd.steps' is wanted")
+    *sections, leaf = key.split(".")
+    here, path = data, ""
+    for part in [*sections, leaf]:
+        if not isinstance(here, dict) or part not in here or key == "name":
+            fields = [f for f in here if f != "name"] if isinstance(here, dict) else []
+            wanted = f"use one of {', '.join(path + f for f in fields)}" if fields else "too deep"
+            hint = _hint(key, [path + f for f in fields])
+            raise ValueError(f"override {key!r} does not exist: {wanted}{hint}")
+        parent, here, path = here, here[part], f"{path}{part}."
+    if isinstance(here, dict):
+        raise ValueError(f"override {key!r} is a section: use one of {_join(path, here)}")
+    parent[leaf] = value
+
+
+def _join(path: str, fields: dict) -> str:
+    return ", ".join(path + field for field in fields)
+
+
+def _hint(wrong: Any, right: list[str] | tuple[str, ...]) -> str:
+    close = get_close_matches(str(wrong), right, n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def _one_line(error: ValidationError) -> str:
+    """The first complaint: field, value with its type, what would be accepted."""
+    first = error.errors(include_url=False)[0]
+    field = ".".join(str(part) for part in first["loc"])
+    value = first["input"]
+    wanted = first["msg"][0].lower() + first["msg"][1:]
+    return f"{field} = {value!r} ({type(value).__name__}) is refused: {wanted}"

@@ -1,0 +1,95 @@
+"""The runner: `python -m nanosd_lib.runner reproduce|run` executes the notebooks, one by one.
+
+Everything that can be refused is refused here, in one line, before the first kernel starts (exit
+code 2); `study` does the rest.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from nanosd_lib import paths
+from nanosd_lib.paths import ROOT
+from nanosd_lib.runs import kernels
+from nanosd_lib.runs.provenance import notebook_hash
+from nanosd_lib.runs.study import Study
+
+
+def main(argv: list[str] | None = None, notebooks: Path = ROOT / "notebooks") -> int:
+    """The one command line of the library; returns the exit code."""
+    options = _parse(argv)
+    try:
+        overrides = dict(assignment(text) for text in options.set)
+        run = Study(options.profile, _seed(options.seed), overrides, _again(options))
+        chosen = choose(notebooks, options.nb if options.verb == "run" else None)
+        for path in chosen:
+            kernels.check_parameters(path, run.parameters)
+            notebook_hash(path)  # its cells parse
+    except SyntaxError as error:
+        print(f"error: {path.name} does not parse: {error.msg}", file=sys.stderr)
+        return 2
+    except (ValueError, FileNotFoundError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    try:
+        return run.execute(chosen, whole=options.verb == "reproduce")
+    except OSError as error:  # a full disk, a folder that cannot be written
+        where = f": {paths.shown(Path(error.filename))}" if error.filename else ""
+        print(f"error: {error.strerror or error}{where}; go on with: {run.resume}", file=sys.stderr)
+        return 1
+
+
+def choose(folder: Path, number: str | None = None) -> list[Path]:
+    """The numbered notebooks in order, or the one of that number; ValueError where none is."""
+    found = {path.stem[:2]: path for path in sorted(folder.glob("[0-9][0-9]_*.ipynb"))}
+    if not found:
+        raise ValueError(f"{paths.shown(folder)} holds no numbered notebook")
+    if number is None:
+        return list(found.values())
+    wanted = number.strip() and number.strip().zfill(2)
+    if wanted not in found:
+        raise ValueError(f"notebook {number!r} does not exist: use one of {', '.join(found)}")
+    return [found[wanted]]
+
+
+def _parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m nanosd_lib.runner", description="Execute the notebooks."
+    )
+    parser.add_argument("verb", choices=("reproduce", "run"))
+    parser.add_argument("--profile", default="mini")
+    parser.add_argument("--seed", default="0")
+    parser.add_argument("--nb", default="", help="number of the notebook, for `run`")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+    return parser.parse_args(argv)
+
+
+def _seed(text: str) -> Any:
+    """The integer, or the text itself for the check that refuses it."""
+    return int(text) if text.isdecimal() else text
+
+
+def assignment(text: str) -> tuple[str, Any]:
+    """'fwkd.steps=10' -> ("fwkd.steps", 10); a value that is no JSON is a text."""
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise ValueError(f"{text!r} is refused: key=value is wanted, like fwkd.steps=10")
+    try:
+        return key.strip(), json.loads(value)
+    except json.JSONDecodeError:
+        return key.strip(), value
+
+
+def _again(options: argparse.Namespace) -> str:
+    words = [f"make {options.verb}"] + ([f"NB={options.nb}"] if options.verb == "run" else [])
+    words += [f"PROFILE={options.profile}", f"SEED={options.seed}"]
+    return " ".join(words + ([f"SET='{' '.join(options.set)}'"] if options.set else []))
+
+
+if __name__ == "__main__":
+    sys.stdout.reconfigure(line_buffering=True)
+    sys.exit(main())

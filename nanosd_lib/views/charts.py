@@ -1,0 +1,198 @@
+"""Figures of one kind of result each: backends, removal, memory, fronts, alignment."""
+
+from __future__ import annotations
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib import ticker
+from matplotlib.figure import Figure
+
+from nanosd_lib.views import figures
+from nanosd_lib.views.figures import COLOURS
+
+BACKENDS = {
+    "eager": "#1b6ca8",
+    "eager-bf16": "#9bd1e5",
+    "ort-fp32": "#ee8434",
+    "ort-int8": "#c95d2e",
+}
+
+
+def backends(table: pd.DataFrame, label: str) -> Figure:
+    """A dot for each row and backend on a logarithmic axis, quartiles as whiskers: name, backend,
+    ms_median, ms_low, ms_high.
+    """
+    names = list(dict.fromkeys(table.name))
+    fig, ax = figures.subplots(figsize=(7.2, 0.19 * len(names) + 0.9))
+    for kind, rows in table.groupby("backend", sort=False):
+        y = [len(names) - names.index(n) for n in rows.name]
+        spread = [rows.ms_median - rows.ms_low, rows.ms_high - rows.ms_median]
+        how = dict(fmt="o", ms=4, lw=1, color=BACKENDS.get(kind), label=kind)
+        ax.errorbar(rows.ms_median, y, xerr=spread, **how)
+    ax.set(yticks=range(len(names), 0, -1), xscale="log", xlabel=label)
+    ax.set_yticklabels(names, fontsize=7, family="monospace")
+    ax.set_ylim(0.3, len(names) + 0.7)
+    ax.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+    ax.xaxis.set_major_formatter(ticker.StrMethodFormatter("{x:g}"))
+    ax.xaxis.set_minor_formatter(ticker.NullFormatter())
+    ax.legend(
+        fontsize=7, loc="upper center", bbox_to_anchor=(0.5, 1 + 0.45 / len(names) * 2), ncol=4
+    )
+    fig.tight_layout()
+    return fig
+
+
+def against_latency(features: pd.DataFrame, ms: pd.Series, columns: dict[str, str]) -> Figure:
+    """Latency against each predictor, stages in colours: columns maps a column to its label."""
+    fig, axes = figures.subplots(1, len(columns), figsize=(2.9 * len(columns), 2.9), sharey=True)
+    for ax, (column, label) in zip(axes, columns.items(), strict=True):
+        for stage, rows in features.groupby(level="stage", sort=False):
+            ax.scatter(rows[column], ms[rows.index], s=18, color=COLOURS[stage], label=stage)
+        ax.set_xlabel(label)
+        ax.xaxis.set_major_formatter(ticker.EngFormatter(sep=""))
+    axes[0].set_ylabel("ms")
+    axes[-1].legend(fontsize=7)
+    fig.tight_layout()
+    return fig
+
+
+def removal(table: pd.DataFrame) -> Figure:
+    """What taking a stage away costs in tAFID against what it saves: removed, how,
+    params_saved_share, ms_saved, tafid, floor.
+    """
+    fig, axes = figures.subplots(1, 2, figsize=(9.4, 3.8), sharey=True)
+    marks = {"removed": ("#c95d2e", "o"), "one R": ("#1b6ca8", "s")}
+    for ax, column, label in (
+        (axes[0], "params_saved_share", "share of the parameters saved"),
+        (axes[1], "ms_saved", "ms saved (sd-mini, this machine)"),
+    ):
+        for how, rows in table.groupby("how"):
+            colour, marker = marks[how]
+            ax.scatter(rows[column], rows.tafid, c=colour, marker=marker, s=24, label=how)
+            for r in rows.itertuples():
+                at = getattr(r, column), r.tafid
+                ax.annotate(
+                    r.removed,
+                    at,
+                    xytext=(4, 3),
+                    textcoords="offset points",
+                    fontsize=7,
+                    color=colour,
+                )
+        ax.axhline(table.floor.iloc[0], ls=":", color="black", lw=1, label="teacher, other noise")
+        ax.set(xlabel=label, yscale="log")
+        _plain(ax)
+    axes[0].set_ylabel("mini-clip tAFID, nothing retrained")
+    axes[1].legend(fontsize=7)
+    fig.tight_layout()
+    return fig
+
+
+def memory(table: pd.DataFrame) -> Figure:
+    """Weights and peak activations of each component in each format: component, format, weights_mb,
+    peak_activation_mb.
+    """
+    parts = list(dict.fromkeys(table.component))
+    fig, axes = figures.subplots(1, len(parts), figsize=(2.4 * len(parts), 2.7), sharey=True)
+    for ax, part in zip(axes, parts, strict=True):
+        rows = table[table.component == part]
+        ax.bar(rows.format, rows.weights_mb / 1e3, color="#1b6ca8", label="weights")
+        peak = rows.peak_activation_mb / 1e3
+        ax.bar(
+            rows.format, peak, bottom=rows.weights_mb / 1e3, color="#f6c28b", label="activations"
+        )
+        ax.set_title(part)
+    axes[0].set_ylabel("GB")
+    axes[0].legend(fontsize=7)
+    fig.tight_layout()
+    return fig
+
+
+def pareto(
+    panels: dict[str, tuple[pd.DataFrame, str]], ylabel: str, floor: float | None = None
+) -> Figure:
+    """One panel for each cost: every network judged, by group, and the front of the EHVI search.
+
+    `panels` maps a label to (table with columns group, tafid and the cost, name of the cost
+    column).
+    """
+    marks = {"initial": ("#bbbbbb", "o"), "random": ("#888888", "x"), "EHVI": ("#c95d2e", "o")}
+    marks["paper's family"] = ("#1b6ca8", "D")
+    fig, axes = figures.subplots(1, len(panels), figsize=(5 * len(panels), 3.8), sharey=True)
+    for ax, (label, (table, cost)) in zip(np.atleast_1d(axes), panels.items(), strict=True):
+        for group, rows in table.groupby("group", sort=False):
+            colour, marker = marks.get(group, ("black", "."))
+            ax.scatter(rows[cost], rows.tafid, c=colour, marker=marker, s=20, label=group, zorder=3)
+        own = table[table.group.isin(["initial", "EHVI"])].sort_values(cost)
+        best = own[own.tafid.cummin() == own.tafid]
+        ax.step(
+            best[cost], best.tafid, where="post", color="#c95d2e", lw=1, zorder=2, label="front"
+        )
+        for _, row in table[table.group == "paper's family"].iterrows():
+            ax.annotate(
+                row.model,
+                (row[cost], row.tafid),
+                xytext=(4, 3),
+                textcoords="offset points",
+                fontsize=7,
+            )
+        if floor is not None:
+            ax.axhline(floor, ls=":", color="black", lw=1, label="teacher, other noise")
+        ax.set(xlabel=label, yscale="log")
+        ax.xaxis.set_major_formatter(ticker.EngFormatter(sep=""))
+        _plain(ax)
+        ax.legend(fontsize=7)
+    np.atleast_1d(axes)[0].set_ylabel(ylabel)
+    fig.tight_layout()
+    return fig
+
+
+def hypervolumes(table: pd.DataFrame) -> Figure:
+    """Hypervolume against evaluations, by direction: direction, order, EHVI, random, random_std."""
+    groups = list(table.groupby("direction"))
+    fig, axes = figures.subplots(1, len(groups), figsize=(4.4 * len(groups), 3))
+    for ax, (direction, rows) in zip(np.atleast_1d(axes), groups, strict=True):
+        ax.plot(rows.order, rows["EHVI"], color="#c95d2e", label="EHVI")
+        ax.plot(rows.order, rows["random"], color="#888888", label="random, mean")
+        low, high = (rows["random"] + k * rows["random_std"] for k in (-1, 1))
+        ax.fill_between(rows.order, low, high, color="#888888", alpha=0.2, lw=0)
+        ax.set(xlabel="networks judged", ylabel="hypervolume", title=f"tAFID and {direction}")
+        ax.legend(fontsize=7)
+    fig.tight_layout()
+    return fig
+
+
+def _plain(ax: plt.Axes) -> None:
+    """Plain numbers on a logarithmic axis: each decade, at 1, 2 and 5 where there are few."""
+    low, high = ax.get_ylim()
+    ax.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5) if high < 2e3 * low else (1,)))
+    ax.yaxis.set_major_formatter(ticker.StrMethodFormatter("{x:g}"))
+    ax.yaxis.set_minor_formatter(ticker.NullFormatter())
+
+
+def before_after(table: pd.DataFrame) -> Figure:
+    """tAFID against latency, an arrow from each assembled network to its aligned self."""
+    fig, ax = figures.subplots(figsize=(7, 4))
+    ax.scatter(table.latency_ms, table.tafid_assembled, c="#bbbbbb", label="assembled")
+    ax.scatter(table.latency_ms, table.tafid_aligned, c="#c95d2e", label="aligned")
+    for r in table.itertuples():
+        ax.annotate(
+            "",
+            (r.latency_ms, r.tafid_aligned),
+            (r.latency_ms, r.tafid_assembled),
+            arrowprops={"arrowstyle": "->", "color": "#999999"},
+        )
+        ax.annotate(
+            r.model,
+            (r.latency_ms, r.tafid_aligned),
+            xytext=(5, -3),
+            textcoords="offset points",
+            fontsize=7,
+        )
+    ax.axhline(table.floor.iloc[0], ls=":", color="black", lw=1, label="teacher, other noise")
+    ax.set(xlabel="latency (ms, sd-mini, this machine)", ylabel="mini-clip tAFID", yscale="log")
+    _plain(ax)
+    ax.legend(fontsize=7)
+    fig.tight_layout()
+    return fig

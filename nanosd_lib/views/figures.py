@@ -1,0 +1,117 @@
+"""Figures: what a reader looks at. Functions return a figure and show nothing themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+STYLE = {
+    "figure.dpi": 90,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.25,
+    "font.size": 9,
+    "legend.frameon": False,
+    "axes.axisbelow": True,
+}
+plt.rcParams.update(STYLE)
+COLOURS = dict(E1="#1b6ca8", E2="#3fa7d6", E3="#9bd1e5", D3="#f6c28b", D2="#ee8434", D1="#c95d2e")
+
+
+def subplots(*args, **kwargs) -> tuple[Figure, np.ndarray]:
+    """As `plt.subplots`, but forgotten by pyplot, so that a notebook shows the figure once."""
+    fig, axes = plt.subplots(*args, **kwargs)
+    plt.close(fig)
+    return fig, axes
+
+
+def to_image(picture: Tensor) -> np.ndarray:
+    """A picture (3, H, W) in [-1, 1] as (H, W, 3) in [0, 1]."""
+    return (picture.float().permute(1, 2, 0) / 2 + 0.5).clamp(0, 1).numpy()
+
+
+def grid(
+    rows: dict[str, Tensor], titles: Sequence[str] = (), size: float = 1.05, margin: float = 1.3
+) -> Figure:
+    """One row of pictures (N, 3, H, W) for each name; `titles` stand above the first row, names in
+    a margin of so many inches.
+    """
+    n = max(len(v) for v in rows.values())
+    head = 0.16 + 0.108 * max((len(wrap(t)) for t in titles), default=0)  # inches
+    width, height = n * size + margin, len(rows) * size + head
+    fig, axes = subplots(len(rows), n, figsize=(width, height), squeeze=False)
+    for (name, pictures), line in zip(rows.items(), axes, strict=True):
+        for ax in line:
+            ax.axis("off")
+        for ax, picture in zip(line, pictures, strict=False):
+            ax.imshow(to_image(picture), interpolation="nearest")
+        label = name if "\n" in name else "\n".join(wrap(name, round(11 * margin)))
+        line[0].text(-0.08, 0.5, label, transform=line[0].transAxes, ha="right", va="center")
+    for ax, title in zip(axes[0], titles, strict=False):
+        ax.set_title("\n".join(wrap(title)), fontsize=6)
+    fig.subplots_adjust((margin - 0.05) / width, 0.01, 0.995, 1 - head / height, 0.04, 0.04)
+    return fig
+
+
+def wrap(text: str, width: int = 20) -> list[str]:
+    """Lines of at most `width` characters, broken at spaces."""
+    import textwrap
+
+    return textwrap.wrap(text, width)
+
+
+def bars(table: pd.DataFrame, value: str, label: str, low: str = "", high: str = "") -> Figure:
+    """Horizontal bars of a table with columns stage and code, one colour for each stage."""
+    fig, ax = subplots(figsize=(7, 0.19 * len(table) + 0.8))
+    y = np.arange(len(table))[::-1]
+    names = table.stage + "  " + table.code
+    ax.barh(y, table[value], color=[COLOURS.get(s, "#999999") for s in table.stage])
+    if low:
+        ax.hlines(y, table[low], table[high], color="black", lw=1)
+    ax.set_yticks(y, names, fontsize=7)
+    ax.set_xlabel(label)
+    ax.grid(axis="y", visible=False)
+    fig.tight_layout()
+    return fig
+
+
+def curves(table: pd.DataFrame, x: str, title: str = "") -> Figure:
+    """Learning curves: one panel for each stage of the columns "E1:RA", ..., on a log scale."""
+    stages = list(dict.fromkeys(c.split(":")[0] for c in table.columns if ":" in c))
+    fig, axes = subplots(1, len(stages), figsize=(2.1 * len(stages), 3.2), sharey=True)
+    for ax, stage in zip(np.atleast_1d(axes), stages, strict=True):
+        for c in [c for c in table.columns if c.startswith(stage + ":")]:
+            ax.plot(table[x], table[c], marker="o", ms=2.5, lw=1.2, label=c.split(":")[1])
+        ax.set(title=stage, xlabel=x, yscale="log")
+        ax.legend(fontsize=6, loc="upper center", bbox_to_anchor=(0.5, -0.22), ncol=3)
+    np.atleast_1d(axes)[0].set_ylabel("held-out relative error")
+    fig.suptitle(title, y=1.02)
+    fig.tight_layout()
+    return fig
+
+
+def scatter(
+    table: pd.DataFrame, x: str, y: str, label: str = "", xlabel: str = "", ylabel: str = ""
+) -> Figure:
+    """Points of two columns, named by a third."""
+    fig, ax = subplots(figsize=(4.6, 3.4))
+    ax.scatter(table[x], table[y], s=22, color="#1b6ca8")
+    for _, row in table.iterrows() if label else ():
+        ax.annotate(
+            row[label], (row[x], row[y]), xytext=(4, 3), textcoords="offset points", fontsize=7
+        )
+    ax.set(xlabel=xlabel or x, ylabel=ylabel or y)
+    fig.tight_layout()
+    return fig
+
+
+def to_tensor(image: np.ndarray) -> Tensor:
+    """A picture (H, W, 3) in 0..255 as (3, H, W) in [-1, 1]."""
+    return torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1).float() / 127.5 - 1
