@@ -8,6 +8,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = "nanosd_lib"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
@@ -71,8 +73,3 @@ def write_atomic(path: Path, data: bytes) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-ROOT = Path(__file__).resolve().parents[1]
-PACKAGE = "nanosd_lib"
-ROOT = Path(__file__).parents[1]

@@ -128,10 +128,10 @@ def test_measurements_live_with_the_machine(place, monkeypatch):
     assert layout.measures("profile-stages") and layout.measures("stream-ms")
     assert not layout.measures("sensitivity") and not layout.measures("fwkd")
     run = notebook.open_run("02_toy", "smoke")
-    kept = run.stage("echo-ms", sweep.echo, {"value": 1})
+    kept = run.cached("echo-ms", sweep.echo, {"value": 1})
     assert kept.path.parent == paths.device_root() != run.store
     monkeypatch.setenv("NANOSD_DEVICE", str(place / "elsewhere"))
-    assert run.stage("echo-ms", sweep.echo, {"value": 1}).path.parent == place / "elsewhere"
+    assert run.cached("echo-ms", sweep.echo, {"value": 1}).path.parent == place / "elsewhere"
 
 
 def test_studies_side_by_side_share_the_cores(monkeypatch):

@@ -113,7 +113,7 @@ def test_the_number_of_objects_follows_its_shares():
 
 
 def test_every_word_of_a_caption_is_one_token(words):
-    known = miniworld.vocabulary()
+    known = photographs.vocabulary()
     phrases = [p for split in photographs.PHOTOGRAPHS.values() for p in split.values()]
     text = miniworld.scene_prompts(500, seed=2) + [f"a photograph of {p}" for p in phrases]
     for sentence in text:

@@ -222,7 +222,7 @@ def test_search_beats_random_search_at_equal_budget():
         codes, quality, known, ref = table(seed=seed)
         initial = ehvi.initial_design(codes, 12, seed)
         args = (quality.__getitem__, codes, known, SIZES, initial, 12, ref, seed)
-        ehvi, random = loop.search(*args), loop.random_search(*args)
+        ours, random = loop.search(*args), loop.random_search(*args)
         assert random.phase.tolist() == ["initial"] * 12 + ["random"] * 12
         pd.testing.assert_frame_equal(ehvi[:12], random[:12])
         final.append((ehvi.hypervolume.iloc[-1], random.hypervolume.iloc[-1]))

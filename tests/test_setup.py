@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 import tomllib
 
@@ -12,7 +13,7 @@ from packaging.markers import Marker
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from nanosd_lib.paths import ROOT
+from nanosd_lib.paths import PACKAGE, ROOT
 from nanosd_lib.runs import provenance
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -20,7 +21,7 @@ LOCK = (ROOT / "requirements.lock").read_text()
 ENTRY = re.compile(  # name==version ; marker \, then indented hashes
     r"^([\w.-]+)==(\S+)(?: ; ([^\\\n]+?))? \\\n((?:    --hash=sha256:\w{64}.*\n)*)", re.M
 )
-MODULES = sorted(f"nanosd_lib.{p.stem}" for p in (ROOT / "nanosd_lib").glob("[!_]*.py"))
+MODULES = [f"{PACKAGE}.{name}" for name in provenance.names_of(ROOT / PACKAGE)]
 
 
 def locked():
@@ -58,12 +59,109 @@ def test_conda_users_get_the_same_lock():
     assert "3.11" in Requirement(f"python{PROJECT['requires-python']}").specifier
 
 
+# who may import whom; a room may also import itself
+BASE = {"paths", "paper"}
+LEARNED = BASE | {"networks", "data", "quality"}
+MAY = {
+    "paths": set(),
+    "paper": {"paths"},
+    "networks": BASE,
+    "data": BASE | {"networks"},
+    "quality": LEARNED,
+    "learning": LEARNED,
+    "restoration": LEARNED | {"learning"},
+    "search": BASE | {"networks"},
+    "hardware": BASE | {"networks"},
+    "runs": BASE,
+    "recipes": LEARNED | {"learning", "restoration", "search", "hardware", "runs"},
+    "views": {"paths"},
+    "cli": LEARNED | {"learning", "restoration", "search", "hardware", "runs", "recipes"},
+}
+
+
+def room(module: str) -> str:
+    return module.split(".")[1]
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_rooms_import_in_one_direction(module):
+    wrong = {m for m in provenance.imports(module) if room(m) not in MAY[room(module)]}
+    assert {m for m in wrong if room(m) != room(module)} == set()
+
+
 def test_imports_run_one_way():
     edges = {module: provenance.imports(module) - {module} for module in MODULES}
     while leaves := [m for m, uses in edges.items() if not uses & edges.keys()]:
         for module in leaves:
             del edges[module]
     assert not edges, f"these modules import each other: {sorted(edges)}"
+
+
+def test_no_two_modules_share_a_name():
+    """A notebook imports modules: `from nanosd_lib.quality import tafid`."""
+    names = [m.rpartition(".")[2] for m in MODULES]
+    assert sorted(set(names)) == sorted(names)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_module_is_short(module):
+    lines = provenance._source(module).read_text().count("\n")
+    assert lines <= 350, f"{module} has {lines} lines: split it"
+
+
+def test_a_room_holds_a_sentence_and_no_code():
+    """The `__init__.py` of rooms are left out of all hashes, so nothing else may stand in them."""
+    rooms = {room(m) for m in MODULES if m.count(".") == 2}
+    assert rooms == MAY.keys() - {"paths", "paper", "cli"}
+    for name in rooms:
+        body = ast.parse((ROOT / PACKAGE / name / "__init__.py").read_text()).body
+        assert [type(node).__name__ for node in body] == ["Expr"], name
+
+
+def cached_functions() -> dict[str, str]:
+    """ "module.function" -> what caches it: all that recipes and notebooks hand to `run.cached` and
+    `run.repeated`.
+    """
+    texts = {p.stem: p.read_text() for p in (ROOT / PACKAGE / "recipes").glob("[!_]*.py")}
+    for path in (ROOT / "notebooks").glob("[0-9]*.ipynb"):
+        cells = json.loads(path.read_text())["cells"]
+        texts[path.stem] = "\n".join(
+            "".join(c["source"]) for c in cells if c["cell_type"] == "code"
+        )
+    homes = {m.rpartition(".")[2]: m for m in MODULES}
+    found = {}
+    for label, text in texts.items():
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in (
+                "run.cached",
+                "run.repeated",
+            ):
+                module, _, name = ast.unparse(node.args[1]).rpartition(".")
+                found[f"{homes[module]}.{name}"] = label
+    return found
+
+
+def test_what_is_cached_never_reaches_the_machinery():
+    """Else an edit of a cache, an engine or a recipe would recompute it."""
+    assert len(cached_functions()) > 20
+    for function in cached_functions():
+        reached = provenance.source_closure({function.rpartition(".")[0]})
+        assert not {m for m in reached if room(m) in ("runs", "recipes", "views")}, function
+
+
+def recomputed(module: str) -> set[str]:
+    """Cached functions whose key an edit of that module changes."""
+    return {
+        f
+        for f in cached_functions()
+        if f"{PACKAGE}.{module}" in provenance.source_closure({f.rpartition(".")[0]})
+    }
+
+
+def test_an_edit_recomputes_what_it_decides_and_no_more():
+    assert recomputed("learning.fwkd") == {f"{PACKAGE}.learning.fwkd.teach"}
+    assert 3 <= len(recomputed("quality.tafid")) <= 6
+    assert len(recomputed("networks.arch")) > 10  # the test sees what it counts
 
 
 def test_the_package_itself_holds_no_code():
@@ -74,6 +172,32 @@ def test_the_package_itself_holds_no_code():
 
 
 def test_the_source_closure_follows_imports():
-    closure = provenance.source_closure({"nanosd_lib.store"})
-    assert {"nanosd_lib.artifacts", "nanosd_lib.layout", "nanosd_lib.profiles"} <= closure.keys()
-    assert "nanosd_lib.runner" not in closure
+    closure = provenance.source_closure({"nanosd_lib.runs.notebook"})
+    runs = {f"nanosd_lib.runs.{m}" for m in ("artifacts", "layout", "profiles")}
+    assert runs | {"nanosd_lib.paths"} <= closure.keys()
+    assert "nanosd_lib.runs.runner" not in closure
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "from nanosd_lib.networks import arch",
+        "from nanosd_lib.networks.arch import Arch",
+        "import nanosd_lib.networks.arch",
+        "import nanosd_lib.networks.arch as a",
+        "from nanosd_lib import networks",
+        "import nanosd_lib.networks",
+        "from nanosd_lib.networks import *",
+        "def f():\n    from nanosd_lib.networks import arch",
+    ],
+)
+def test_every_spelling_of_an_import_is_seen(line):
+    """A module that a key does not see could be edited without anything being computed again."""
+    assert "nanosd_lib.networks.arch" in provenance._imported(ast.parse(line))
+
+
+def test_relative_imports_are_seen():
+    seen = provenance._imported(ast.parse("from . import arch"), "nanosd_lib.networks.surgery")
+    assert seen == {"nanosd_lib.networks.arch"}
+    seen = provenance._imported(ast.parse("from ..data import miniworld"), "nanosd_lib.quality.x")
+    assert seen == {"nanosd_lib.data.miniworld"}

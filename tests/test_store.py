@@ -93,9 +93,9 @@ def run(toy, teacher):
 
 
 def test_a_stage_is_computed_once_and_reads_back_equal(run, toy, capsys):
-    first = run.stage("toy", toy.everything, {"n": 3})
+    first = run.cached("toy", toy.everything, {"n": 3})
     assert "stage toy: computed in" in capsys.readouterr().out
-    second = run.stage("toy", toy.everything, {"n": 3})
+    second = run.cached("toy", toy.everything, {"n": 3})
     assert capsys.readouterr().out == "stage toy: loaded (0.0 MB)\n"
     assert toy.CALLS == [3] and first.key == second.key
     assert second.names == ("fact", "picture", "table", "weights")
@@ -109,9 +109,9 @@ def test_a_stage_is_computed_once_and_reads_back_equal(run, toy, capsys):
 
 def test_the_key_follows_params_inputs_and_source(run, toy, monkeypatch):
     def key(params=None, inputs=()):
-        return run.stage("toy", toy.everything, params or {"n": 2}, inputs).key
+        return run.cached("toy", toy.everything, params or {"n": 2}, inputs).key
 
-    one = run.stage("toy", toy.everything, {"n": 1})
+    one = run.cached("toy", toy.everything, {"n": 1})
     keys = [key(), key({"n": 3}), key(inputs=("hash",)), key(inputs=(one,))]
     (run.folder.parents[1] / "package" / "toyhelp.py").write_text("X = 2\n")
     with pytest.raises(RuntimeError, match="toyhelp was edited after this kernel started"):
@@ -124,19 +124,19 @@ def test_the_key_follows_params_inputs_and_source(run, toy, monkeypatch):
 
 
 def test_the_thread_count_is_not_part_of_the_key(run, toy):
-    first = run.stage("toy", toy.everything, {"n": 2}).key
+    first = run.cached("toy", toy.everything, {"n": 2}).key
     torch.set_num_threads(run.profile.threads + 1)
-    assert run.stage("toy", toy.everything, {"n": 2}).key == first
+    assert run.cached("toy", toy.everything, {"n": 2}).key == first
 
 
 def test_random_numbers_do_not_depend_on_what_ran_before(run, toy):
     torch.manual_seed(1)
-    first = run.stage("toy", toy.everything, {"n": 4})
+    first = run.cached("toy", toy.everything, {"n": 4})
     after = torch.rand(1)
     torch.manual_seed(1)
     assert torch.rand(1) == after  # the stage left the generator where it was
     artifacts.shutil.rmtree(first.path)
-    again = run.stage("toy", toy.everything, {"n": 4})
+    again = run.cached("toy", toy.everything, {"n": 4})
     assert torch.equal(first["weights"]["b"], again["weights"]["b"])
 
 
@@ -146,21 +146,21 @@ def test_functions_outside_the_library_are_refused(run, toy):
 
     for fn in (local, lambda: {}, os.getcwd):
         with pytest.raises(ValueError, match="must stand in a module of nanosd_lib"):
-            run.stage("toy", fn, {})
+            run.cached("toy", fn, {})
     foreign = lambda: 0  # noqa: E731
     foreign.__module__ = "__main__"
     with pytest.raises(ValueError, match="must stand in a module of nanosd_lib"):
-        run.stage("toy", toy.everything, {"n": 1}, lamp=foreign)
+        run.cached("toy", toy.everything, {"n": 1}, lamp=foreign)
 
 
 def test_values_and_names_that_cannot_be_kept_are_named(run, toy):
     with pytest.raises(TypeError, match=r"value 'thing' \(object\)"):
-        run.stage("toy", toy.bad, {"n": 1})
+        run.cached("toy", toy.bad, {"n": 1})
     with pytest.raises(TypeError, match="Tensor is not plain data; hand it over as context"):
-        run.stage("toy", toy.everything, {"n": torch.ones(1)})
+        run.cached("toy", toy.everything, {"n": torch.ones(1)})
     for name in ("../toy", "", ".toy", "a/b"):
         with pytest.raises(ValueError, match="is refused"):
-            run.stage(name, toy.everything, {"n": 1})
+            run.cached(name, toy.everything, {"n": 1})
     assert not list(run.store.glob(".tmp*"))
 
 
@@ -180,10 +180,10 @@ FILES = ("table.parquet", "weights.safetensors", "picture.png", "fact.json", "ma
 @pytest.mark.parametrize("harm", [truncate, flip, os.remove])
 @pytest.mark.parametrize("file", FILES)
 def test_a_damaged_artifact_is_named_and_computed_again(run, toy, capsys, harm, file):
-    good = run.stage("toy", toy.everything, {"n": 3})
+    good = run.cached("toy", toy.everything, {"n": 3})
     harm(good.path / file)
     capsys.readouterr()
-    again = run.stage("toy", toy.everything, {"n": 3})
+    again = run.cached("toy", toy.everything, {"n": 3})
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 2 and "is damaged" in lines[0] and file in lines[0]
     assert toy.CALLS == [3, 3] and again["fact"] == {"n": 3, "f": [0.5, None, "x"]}
@@ -210,7 +210,7 @@ def test_a_failure_at_any_write_leaves_nothing(run, toy, monkeypatch):
     for n in range(6):  # four values, the manifest, the folder
         left[0] = n
         with pytest.raises(OSError, match="No space"):
-            run.stage("toy", toy.everything, {"n": 3})
+            run.cached("toy", toy.everything, {"n": 3})
         assert not [p for p in run.store.iterdir() if p.name not in (".locks", ".scratch")]
 
 
@@ -220,7 +220,7 @@ import nanosd_lib
 nanosd_lib.__path__ = [*nanosd_lib.__path__, {package!r}]
 from nanosd_lib import store, toy
 run = store.open_run("02_toy", "smoke", 0, {overrides!r})
-print(run.stage("slow", toy.resumes, {{"n": 20}})["resumed_at"], flush=True)
+print(run.cached("slow", toy.resumes, {{"n": 20}})["resumed_at"], flush=True)
 """
 
 
@@ -240,7 +240,7 @@ def test_a_killed_stage_goes_on_from_its_scratch_folder(run, toy, teacher):
     os.kill(first.pid, signal.SIGKILL)
     first.wait()
     assert not list(run.store.glob("slow-*"))
-    assert run.stage("slow", toy.resumes, {"n": 20})["resumed_at"] >= 3
+    assert run.cached("slow", toy.resumes, {"n": 20})["resumed_at"] >= 3
     assert not list((run.store / ".scratch").iterdir())
 
 

@@ -13,8 +13,6 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from nanosd_lib.data.photographs import PHOTOGRAPHS
-
 SIZE = 64
 SHAPES = ("sphere", "cube", "cylinder", "cone")
 COLOURS = {
@@ -141,13 +139,6 @@ def captions(scenes: Scenes) -> list[str]:
             f"{' and '.join(things)} on {NAMES['ground'][ground]} at {NAMES['light'][light]}"
         )
     return out
-
-
-def vocabulary() -> list[str]:
-    """Every word that a caption can hold, sorted."""
-    phrases = [p for split in PHOTOGRAPHS.values() for p in split.values()]
-    words = {w for group in NAMES.values() for w in group} | {w for p in phrases for w in p.split()}
-    return sorted(words | {"a", "an", "and", "on", "at", "photograph", "of"})
 
 
 def scene_prompts(n: int, seed: int, objects: int | None = None) -> list[str]:

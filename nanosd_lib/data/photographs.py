@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nanosd_lib.data.miniworld import SIZE
+from nanosd_lib.data.miniworld import NAMES, SIZE
 
 # scikit-image's bundled photographs, split by picture so that no crop of a held-out one is ever
 # trained on
@@ -66,3 +66,10 @@ def crops(
         out.append(torch.nn.functional.interpolate(crop, (SIZE, SIZE), mode="area"))
         text.append(f"a photograph of {PHOTOGRAPHS[split][names[i]]}")
     return torch.cat(out), text
+
+
+def vocabulary() -> list[str]:
+    """Every word that a caption can hold, sorted."""
+    phrases = [p for split in PHOTOGRAPHS.values() for p in split.values()]
+    words = {w for group in NAMES.values() for w in group} | {w for p in phrases for w in p.split()}
+    return sorted(words | {"a", "an", "and", "on", "at", "photograph", "of"})

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import gc
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ from tqdm.auto import tqdm
 from nanosd_lib import paths
 from nanosd_lib.hardware import roofline
 from nanosd_lib.hardware.backends import Backend, Builder
-from nanosd_lib.recipes import device_profile
 
 
 def convert(found: dict[str, Builder], chosen: list[Backend], folder: Path) -> None:
@@ -82,7 +80,3 @@ def traces(found: dict[str, Builder], constants: roofline.Machine) -> pd.DataFra
     return pd.DataFrame(
         table, columns=["row", "peak_activation_mb", "moved_mb", "gmac", "roofline_ms"]
     )
-
-
-if __name__ == "__main__":
-    sys.exit(device_profile.main())

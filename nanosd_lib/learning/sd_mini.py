@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +23,6 @@ from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
 from nanosd_lib.data import miniworld, photographs, raycast
 from nanosd_lib.learning import fit
 from nanosd_lib.quality import judges
-from nanosd_lib.runs.profiles import TeacherTraining
 
 VAE = dict(
     sample_size=64,
@@ -227,9 +227,11 @@ def pipeline(
     )
 
 
-def train(work: Path, data: Path, budget: TeacherTraining) -> dict:
+def train(work: Path, data: Path, budget: Any) -> dict:
     """Make data/sd-mini, data/mini-clip and data/mini-attributes; returns the training record.
 
+    `budget` holds scenes, crops, seed, render_share and the steps of each part, as
+    `profiles.TeacherTraining` does.
     Weights are shipped in float16 safetensors; checkpoints and caches stay in `work`.
     """
     scenes, seed = budget.scenes, budget.seed
@@ -268,13 +270,3 @@ def train(work: Path, data: Path, budget: TeacherTraining) -> dict:
     }
     (data / "sd-mini" / "training.json").write_text(json.dumps(record, indent=1) + "\n")
     return record
-
-
-if __name__ == "__main__":
-    from nanosd_lib.runs.profiles import teacher_training
-
-    root = Path(__file__).parents[1]
-    budget = teacher_training()
-    torch.set_num_threads(budget.threads)
-    made = train(root / "results" / "teacher", root / "data", budget)
-    print(json.dumps({k: made[k] for k in ("steps", "training_seconds")}))

@@ -13,7 +13,7 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTokenizer, CLIPVisionConfig
 
-from nanosd_lib.data import miniworld
+from nanosd_lib.data import miniworld, photographs
 from nanosd_lib.paths import ROOT
 
 TOKENS = 24
@@ -41,7 +41,7 @@ def tokenizer() -> CLIPTokenizer:
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
     start, end = "<|startoftext|>", "<|endoftext|>"
-    words = miniworld.vocabulary()
+    words = photographs.vocabulary()
     bpe = Tokenizer(models.BPE(unk_token=end, end_of_word_suffix="</w>"))
     bpe.pre_tokenizer = pre_tokenizers.Whitespace()
     letters = [chr(c) for c in range(ord("a"), ord("z") + 1)]

@@ -20,8 +20,8 @@ from nanosd_lib.hardware import backends, builders, memory, profile, roofline
 from nanosd_lib.hardware.backends import Backend
 from nanosd_lib.networks import sd15
 from nanosd_lib.networks.arch import Arch
+from nanosd_lib.paths import PACKAGE
 from nanosd_lib.runs.provenance import (
-    MACHINERY,
     canonical,
     git_state,
     lock_hash,
@@ -118,8 +118,8 @@ def threads_of(wanted: int | None) -> int:
 
 def _code() -> dict[str, str]:
     """What decides a sample: the networks and how they are run."""
-    reached = source_closure({"nanosd_lib.backends", "nanosd_lib.surgery", "nanosd_lib.vae"})
-    return {m: h for m, h in reached.items() if m.split(".")[1] not in MACHINERY}
+    rooms = f"{PACKAGE}.hardware", f"{PACKAGE}.networks"
+    return source_closure({f"{rooms[0]}.backends", f"{rooms[1]}.surgery", f"{rooms[1]}.vae"})
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -23,8 +23,8 @@ from nanosd_lib.runs import profiles
 
 @dataclass(frozen=True)
 class Step:
-    """One stage: the call, how much work it does (flop), how much the study plans, and by which
-    factor its files grow.
+    """One computation: the call, how much work it does (flop), how much the study plans, and by
+    which factor its files grow.
     """
 
     name: str
@@ -36,7 +36,7 @@ class Step:
 
 
 class DryStudy:
-    """The study's stages, each called for one image, one step or one batch."""
+    """The study's computations, each called for one image, one step or one batch."""
 
     student = "E1", "RA"  # the surrogate that is taught
 
@@ -117,7 +117,7 @@ class DryStudy:
         return align.align_arch(str(n2), 1, rate, 1, pipe=self.pipe, **how, **self.judged)
 
     def steps(self) -> list[Step]:
-        """Every stage with what it does here and what the profile plans (flop)."""
+        """Every computation with what it does here and what the profile plans (flop)."""
         p, w, pipe, s = self.profile, self.work, self.pipe, self.profile.samples.steps
         f, t, b, g = p.fwkd, p.teacher_check, p.search, p.family
         variants = len(ablation.variants(counting.on_meta(pipe.unet)))

@@ -1,8 +1,8 @@
-"""The dry run: every stage of the study once, at the teacher's real size with random weights, and a
-plan of what the whole would take.
+"""The dry run: every computation of the study once, at the teacher's real size with random weights,
+and a plan of what the whole would take.
 
 `make dryrun PROFILE=sd15` needs no weights, no network and no GPU. It saves a random pipeline in a
-temporary folder, loads it as the real one is loaded, and calls the study's own stage functions for
+temporary folder, loads it as the real one is loaded, and calls the study's own functions for
 one image, one step or one batch. What they make is thrown away; times and memory stay.
 """
 
@@ -58,7 +58,7 @@ def peak_memory(every: float = 0.05):
 
 
 def plan(profile: profiles.Profile, work_folder: Path, device: str) -> pd.DataFrame:
-    """One row for each stage: what it took here, and what the profile's budget would take.
+    """One row for each computation: what it took here, and what the profile's budget would take.
 
     stage, notebook, peak_memory_gb (of the dry run), disk_gb, gpu_hours, paper_gpu_hours,
     cpu_hours, seconds (of the dry run), tflop (planned), basis.

@@ -34,7 +34,7 @@ def aligned(
     g, train = run.profile.family, shared.latents(run, pipe, "train")
     read = splits.of(train) if own is None else replace(splits.of(train), own=own["latents"]["z"])
     how = {"align_steps": g.align_steps, "lr": g.align_lr, "train_batch": g.align_batch}
-    return run.stage(
+    return run.cached(
         "align",
         align.align_arch,
         {"arch": text, **how, **shared.sampling(run, draw)},
@@ -52,8 +52,13 @@ def family(run: Run, pipe, models: dict[str, str], before: dict, after: dict, fl
     c, tokens = run.profile.cost, pipe.tokenizer.model_max_length
     how = {"archs": models, "batch": c.batch, "tokens": tokens, "repeats": c.repeats}
     how["warmup"] = c.warmup
-    table = run.stage(
-        "profile-family", timing.profile_networks, how, [run.teacher_key], teacher=pipe.unet
+    table = run.cached(
+        "profile-family",
+        timing.profile_networks,
+        how,
+        [run.teacher_key],
+        measured=True,
+        teacher=pipe.unet,
     )["table"].rename(
         columns={"ms_median": "latency_ms", "ms_low": "latency_low", "ms_high": "latency_high"}
     )
@@ -86,9 +91,9 @@ def prior_table(
             "quiet": True,
             "pipe": pipeline.with_parts(pipe, unet=net),
         }
-        asked = run.stage("prompts", checks.check_prompts, {"n": n, **how}, **rest)
-        spread = run.stage("diversity", prior.diversity, {"n": 16, **how}, **rest)
-        path = run.stage("path", prior.interpolation, {"pairs": 4, "frames": 9, **how}, **rest)
+        asked = run.cached("prompts", checks.check_prompts, {"n": n, **how}, **rest)
+        spread = run.cached("diversity", prior.diversity, {"n": 16, **how}, **rest)
+        path = run.cached("path", prior.interpolation, {"pairs": 4, "frames": 9, **how}, **rest)
         distance, gaps = spread["spread"]["distance"], path["gaps"]["largest_over_mean"]
         rows.append((name, float(asked["table"].both[0]), distance, gaps))
         paths[name] = path["pictures"]["path"]

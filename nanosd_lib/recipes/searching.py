@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 
 from nanosd_lib.networks import arch
+from nanosd_lib.runs.cache import Repeated
 from nanosd_lib.runs.notebook import Artifact, Run
 from nanosd_lib.runs.provenance import canonical, text_hash
 from nanosd_lib.search import loop
@@ -19,15 +20,15 @@ def searched(
     initial: list[int],
     networks: list[arch.Arch],
     known: np.ndarray,
-    judge: Callable[[str], Artifact],
+    judge: Repeated,
     inputs: Sequence[Artifact],
 ) -> pd.DataFrame:
-    """The trials of one search, each network judged a stage of its own, the whole kept as well."""
+    """The trials of one search; each network judged is kept by itself, the whole as well."""
     b = run.profile.search
     evaluations = b.evaluations * (2 if acquisition == "random" else 1)  # a pool to draw from
     table = text_hash(canonical([[str(a) for a in networks], [float(v) for v in known]]))
     how = {"acquisition": acquisition, "initial": initial, "evaluations": evaluations}
-    return run.stage(
+    return run.cached(
         "search",
         loop.run_search,
         how | {"seed": run.seed},

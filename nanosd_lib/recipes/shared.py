@@ -15,6 +15,7 @@ from nanosd_lib.data import splits
 from nanosd_lib.learning import fwkd
 from nanosd_lib.networks import arch, pipeline
 from nanosd_lib.quality import tafid
+from nanosd_lib.runs.cache import Repeated
 from nanosd_lib.runs.notebook import Artifact, Run
 
 
@@ -40,7 +41,7 @@ def split_of(run: Run, split: str) -> dict:
 def latents(run: Run, pipe: StableDiffusionPipeline, split: str) -> Artifact:
     """Latents and text embeddings of a split."""
     what = split_of(run, split)
-    return run.stage(
+    return run.cached(
         f"latents-{split}", splits.latents, what, [run.teacher_key], quiet=True, pipe=pipe
     )
 
@@ -71,7 +72,7 @@ def taught(
         "fraction": fraction,
         "e3_target": e3_target,
     }
-    return run.stage(
+    return run.cached(
         name,
         fwkd.teach,
         params,
@@ -84,7 +85,7 @@ def taught(
 
 
 def surrogates(pipe: StableDiffusionPipeline, *taught: Artifact) -> nn.ModuleDict:
-    """All thirty with the weights of one FwKD stage, or of several, the later ones winning."""
+    """All thirty with the weights of one FwKD run, or of several, the later ones winning."""
     weights = {k: v for artifact in taught for k, v in artifact["weights"].items()}
     return fwkd.load(pipe.unet, list(arch.alternatives()), weights)
 
@@ -92,25 +93,25 @@ def surrogates(pipe: StableDiffusionPipeline, *taught: Artifact) -> nn.ModuleDic
 def reference(run: Run, pipe: StableDiffusionPipeline, images: int, draw: int = 0) -> Artifact:
     """The teacher's side of tAFID for that many images."""
     params = {"images": images, **sampling(run, draw)}
-    return run.stage("reference", tafid.reference, params, [run.teacher_key], pipe=pipe)
+    return run.cached("reference", tafid.reference, params, [run.teacher_key], pipe=pipe)
 
 
-def score(
+def judge(
     run: Run,
     pipe: StableDiffusionPipeline,
-    text: str,
     nets: nn.ModuleDict,
     against: Artifact,
     taught: Sequence[Artifact],
     draw: int = 0,
-) -> Artifact:
-    """tAFID and images of the network assembled from those surrogates, without training."""
-    return run.stage(
+) -> Repeated:
+    """judge(arch="R RA RA | RARA RARA RR"): tAFID and images of the network assembled from those
+    surrogates, without training.
+    """
+    return run.repeated(
         "score",
         tafid.score_arch,
-        {"arch": text, **sampling(run, draw)},
+        sampling(run, draw),
         [run.teacher_key, against, *taught],
-        quiet=True,
         pipe=pipe,
         surrogates=nets,
         teacher_features=against["features"]["teacher"],

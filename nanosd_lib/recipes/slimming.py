@@ -24,7 +24,7 @@ def moments(run: Run, pipe: StableDiffusionPipeline) -> Artifact:
     """Training pictures and the teacher's mean and standard deviation of each."""
     v = run.profile.vae
     what = {"scenes": v.scenes, "crops": v.crops, "size": v.size, "seed": run.seed}
-    return run.stage("vae-moments", vae_student.moments, what, [run.teacher_key], pipe=pipe)
+    return run.cached("vae-moments", vae_student.moments, what, [run.teacher_key], pipe=pipe)
 
 
 def seeds(run: Run) -> list[int]:
@@ -69,7 +69,7 @@ def student(
         "seed": seed,
         "size": v.size,
     }
-    return run.stage(
+    return run.cached(
         "vae-student",
         vae_student.distil,
         params,
@@ -87,7 +87,7 @@ def compared(
     net = None if trained is None else vae.load(kind, pipe.vae, trained["weights"])
     inputs = [run.teacher_key] + ([] if trained is None else [trained])
     how = {"n": v.heldout, "judge": v.judge, "seed": run.seed}
-    return run.stage(
+    return run.cached(
         "vae-compare", autoencoders.compare, how, inputs, quiet=True, pipe=pipe, student=net
     )
 
@@ -134,12 +134,13 @@ def profile(
     """
     c = run.profile.cost
     how = {"arch": text, "batch": batch, "repeats": c.repeats, "warmup": c.warmup}
-    return run.stage(
+    return run.cached(
         "tile-ms",
         tile.profile_tile,
         how,
         [run.teacher_key],
         quiet=True,
+        measured=True,
         pipe=pipe,
         vaes={"teacher": pipe.vae} | vaes,
     )["table"]
@@ -149,7 +150,7 @@ def profile(
 def own_latents(run: Run, pipe: StableDiffusionPipeline, trained: Artifact) -> Artifact:
     """The training latents of `shared.latents` again, by the slim VAE of this pipeline."""
     what, keys = shared.split_of(run, "train"), [run.teacher_key, trained]
-    return run.stage("latents-slim", splits.latents_alone, what, keys, quiet=True, pipe=pipe)
+    return run.cached("latents-slim", splits.latents_alone, what, keys, quiet=True, pipe=pipe)
 
 
 def combinations(
@@ -183,7 +184,7 @@ def combinations(
         whole = pipeline.with_parts({"teacher": pipe, "slim": other}[name], unet=net)
         keys = [run.teacher_key, against, *keys, *([trained] if name == "slim" else [])]
         features = against["features"]["teacher"]
-        found = run.stage(
+        found = run.cached(
             "codesign", autoencoders.judge, how | {"arch": text}, keys, quiet=True,
             pipe=whole, teacher_features=features,
         )  # fmt: skip

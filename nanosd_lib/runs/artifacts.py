@@ -30,7 +30,7 @@ class Damaged(Exception):
 
 
 class Artifact:
-    """The finished result of a stage: `artifact["table"]` is the value of that name, read once."""
+    """What a computation left: `artifact["table"]` is the value of that name, read once."""
 
     def __init__(self, path: Path, manifest: dict[str, Any]):
         self.path, self.key, self.manifest = Path(path), manifest["key"], manifest
@@ -86,7 +86,7 @@ def write(folder: Path, key: str, values: dict[str, Any], facts: dict[str, Any])
         except OSError:
             if not folder.is_dir():
                 raise
-            return read(folder, key)  # somebody finished the same stage first
+            return read(folder, key)  # somebody finished the same first
         _sync(folder.parent)
         return Artifact(folder, manifest)
     finally:

@@ -30,7 +30,7 @@ from nanosd_lib.runs.provenance import canonical, lock_hash, source_closure, tex
 
 try:
     import fcntl
-except ImportError:  # not on this system: two runs at once may then compute the same stage twice
+except ImportError:  # not on this system: two runs at once may then compute the same twice
     fcntl = None
 
 
@@ -53,7 +53,7 @@ def cached(
     outlives a killed run. Random generators are seeded from name and params for fn, and put back
     after it. ValueError unless fn, and every function in context, lives in this library.
     """
-    paths.check_name("stage", name)
+    paths.check_name("computation", name)
     parts = _parts(device, name, fn, params, inputs, context)
     key = text_hash(canonical(parts))
     folder = store / f"{name}-{key[:16]}"
@@ -65,7 +65,7 @@ def cached(
             return _load(name, folder, key, say)
         except Damaged as error:
             if folder.exists():
-                print(f"stage {name}: {folder.name} is damaged ({error}); it is computed again")
+                print(f"cached {name}: {folder.name} is damaged ({error}); it is computed again")
                 shutil.rmtree(folder)
         scratch = store / ".scratch" / folder.name
         start = time.perf_counter()
@@ -74,14 +74,38 @@ def cached(
         facts = {"parts": parts, "seconds": round(seconds, 3)}
         artifact = artifacts.write(folder, key, values, facts)
         shutil.rmtree(scratch, ignore_errors=True)
-        say(f"stage {name}: computed in {seconds:.1f} s")
+        say(f"cached {name}: computed in {seconds:.1f} s")
         return artifact
+
+
+class Repeated:
+    """A cached computation that another one asks for many times, each time with other params.
+
+    Called with the params that are left, it returns the artifact. As context of another
+    computation it brings the code of its function into the key, and nothing of whoever made it.
+    """
+
+    def __init__(
+        self,
+        store: Path,
+        device: torch.device,
+        name: str,
+        fn: Callable[..., dict[str, Any]],
+        params: dict[str, Any],
+        inputs: Sequence[Artifact | str],
+        context: dict[str, Any],
+    ) -> None:
+        self._first, self._params, self._rest = (store, device, name, fn), params, (inputs, context)
+        self.homes = {_home(fn), *_homes(context.values())}
+
+    def __call__(self, **params: Any) -> Artifact:
+        return cached(*self._first, self._params | params, *self._rest, quiet=True)
 
 
 def find(
     store: Path, device: torch.device, name: str, fn: Callable[..., Any], params: dict[str, Any]
 ) -> Artifact | None:
-    """What `stage` would load, without inputs and context; None where it is not whole."""
+    """What `cached` would load, without inputs and context; None where it is not whole."""
     key = text_hash(canonical(_parts(device, name, fn, params, [], {})))
     with contextlib.suppress(Damaged):
         return artifacts.read(store / f"{name}-{key[:16]}", key)
@@ -89,7 +113,7 @@ def find(
 
 
 def _nothing(text: str) -> None:
-    """Where a notebook runs a stage many times, its progress bar says enough."""
+    """Where a notebook asks many times, its progress bar says enough."""
 
 
 def _parts(device, name, fn, params, inputs, context) -> dict[str, Any]:
@@ -97,7 +121,7 @@ def _parts(device, name, fn, params, inputs, context) -> dict[str, Any]:
     try:
         plain = json.loads(canonical(params))
     except (TypeError, ValueError) as error:
-        raise TypeError(f"stage {name}: params: {error}; hand it over as context") from None
+        raise TypeError(f"cached {name}: params: {error}; hand it over as context") from None
     cuda = device.type == "cuda"
     return {
         "name": name,
@@ -112,7 +136,7 @@ def _parts(device, name, fn, params, inputs, context) -> dict[str, Any]:
 
 def _load(name: str, folder: Path, key: str, say: Callable[[str], None]) -> Artifact:
     artifact = artifacts.read(folder, key)
-    say(f"stage {name}: loaded ({artifact.bytes / 1e6:.1f} MB)")
+    say(f"cached {name}: loaded ({artifact.bytes / 1e6:.1f} MB)")
     return artifact
 
 
@@ -123,7 +147,7 @@ def _call(name, fn, params, context, device, scratch: Path) -> dict[str, Any]:
     with _seeded(canonical([name, params]), device):
         values = fn(**params, **context)
     if not isinstance(values, dict) or not values:
-        raise TypeError(f"stage {name}: {fn.__qualname__} must return a dict of named values")
+        raise TypeError(f"cached {name}: {fn.__qualname__} must return a dict of named values")
     return values
 
 
@@ -132,18 +156,21 @@ def _home(fn: Any) -> str:
     module = getattr(fn, "__module__", None) or ""
     if not module.startswith(PACKAGE + ".") or not re.fullmatch(r"[\w.]+", fn.__qualname__):
         raise ValueError(
-            f"{getattr(fn, '__qualname__', fn)!s} of {module or 'nowhere'} cannot be a stage:"
+            f"{getattr(fn, '__qualname__', fn)!s} of {module or 'nowhere'} cannot be cached:"
             f" its function must stand in a module of {PACKAGE}, under a name"
         )
     return module
 
 
 def _homes(values: Iterable[Any]) -> set[str]:
-    """Library modules behind the values handed to a stage; a notebook's own functions are refused,
-    since their code would not be part of the key."""
+    """Library modules behind the values handed to a computation; a notebook's own functions are
+    refused, since their code would not be part of the key."""
     homes = set()
     for value in values:
         if isinstance(value, Artifact | BaseModel):  # data
+            continue
+        if isinstance(value, Repeated):
+            homes |= value.homes
             continue
         value = value.func if isinstance(value, functools.partial) else value
         owner = value if inspect.isroutine(value) or inspect.isclass(value) else type(value)
@@ -180,7 +207,7 @@ def _seeded(text: str, device: torch.device) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _locked(path: Path, name: str) -> Iterator[None]:
-    """One process at a time computes a stage; the lock of a killed process is free again."""
+    """One process at a time computes; the lock of a killed process is free again."""
     if fcntl is None:
         yield
         return
@@ -189,7 +216,7 @@ def _locked(path: Path, name: str) -> Iterator[None]:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            print(f"stage {name}: another process is computing it; waiting")
+            print(f"cached {name}: another process is computing it; waiting")
             fcntl.flock(handle, fcntl.LOCK_EX)
         except OSError:  # a file system without locks
             pass

@@ -89,7 +89,7 @@ def _plain(output: dict) -> dict | None:
     """None for a line about progress; the output itself otherwise."""
     if output.get("output_type") == "stream":
         lines = output["text"].splitlines()
-        kept = [s for s in lines if not s.startswith("stage ") and "%|" not in s and s.strip()]
+        kept = [s for s in lines if not s.startswith("cached ") and "%|" not in s and s.strip()]
         return {**output, "text": "\n".join(kept)} if kept and output["name"] == "stdout" else None
     if "application/vnd.jupyter.widget-view+json" in output.get("data", {}):
         return None

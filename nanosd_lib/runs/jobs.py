@@ -2,7 +2,7 @@
 
 A job's result is an artifact of the store, so what is finished is never computed again, whoever
 computes it: `run` looks there first, and a killed or preempted job starts again where its own
-stages stopped.
+computations stopped.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Job:
         return fn, torch.device("cpu")  # what a job computes on is its own affair
 
     def checkpoint(self, *args: Any, **kwargs: Any) -> Any:
-        """What a preempted cluster job asks for: the same again (its finished stages are kept)."""
+        """What a preempted cluster job asks for: the same again (what is finished is kept)."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)
@@ -115,7 +115,7 @@ def _here(jobs: Sequence[Job], workers: int, logs: Path | None) -> Iterator[tupl
 
 def _pool(jobs: Sequence[Job], workers: int, logs: Path | None) -> Iterator[tuple[int, Ended]]:
     """Spawned, not forked: torch's threads do not survive a fork. A worker that is killed breaks
-    the pool; the jobs that were not done start again, where their finished stages left them.
+    the pool; the jobs that were not done start again, where their finished computations left them.
     """
     context = multiprocessing.get_context("spawn")
     left = dict(enumerate(jobs))

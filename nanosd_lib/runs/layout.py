@@ -52,11 +52,6 @@ def check_teacher(path: str) -> Path:
     )
 
 
-def measures(stage: str) -> bool:
-    """Whether a stage of this name measures the machine: `profile-*` and `*-ms` do."""
-    return stage.startswith("profile-") or stage.endswith("-ms")
-
-
 def threads(wanted: int) -> int:
     """The profile's threads, or fewer where several studies share the cores (NANOSD_THREADS)."""
     limit = os.environ.get("NANOSD_THREADS", "")

@@ -21,8 +21,6 @@ from nanosd_lib.runs.artifacts import Artifact
 from nanosd_lib.runs.profiles import Profile
 from nanosd_lib.runs.provenance import machine, teacher_hash
 
-__all__ = ["Artifact", "Run", "file_hash", "open_run", "teacher_hash"]
-
 
 def open_run(
     notebook: str,
@@ -51,7 +49,7 @@ def open_run(
 
 
 class Run:
-    """One notebook of one study: stages in, tables, figures and records out."""
+    """One notebook of one study: computations in, tables, figures and records out."""
 
     def __init__(
         self,
@@ -98,26 +96,40 @@ class Run:
         teacher = self.profile.teacher
         return teacher.local and (ROOT / teacher.path / layout.RANDOM).exists()
 
-    def stage(
+    def cached(
         self,
         name: str,
         fn: Callable[..., dict[str, Any]],
         params: dict[str, Any],
         inputs: Sequence[Artifact | str] = (),
         quiet: bool = False,
+        measured: bool = False,
         **context: Any,
     ) -> Artifact:
         """The artifact of fn(**params, **context): loaded where it is whole, computed otherwise.
 
         See `cache.cached` for what decides that, and for what fn may take and return; `quiet`
-        leaves out the line that says which it was. A stage that measures the machine
-        (`layout.measures`) is kept with the machine, not with the run.
+        leaves out the line that says which it was. What is `measured` on this machine is kept with
+        the machine, not with the run.
         """
         store = self.store
-        if layout.measures(name):
+        if measured:
             store, m = paths.device_root(), machine()
             inputs = [*inputs, f"{m['cpu']}, {m['gpu']}, {torch.get_num_threads()} threads"]
         return cache.cached(store, self.device, name, fn, params, inputs, context, quiet)
+
+    def repeated(
+        self,
+        name: str,
+        fn: Callable[..., dict[str, Any]],
+        params: dict[str, Any],
+        inputs: Sequence[Artifact | str] = (),
+        **context: Any,
+    ) -> cache.Repeated:
+        """The same, to be asked many times with the params that are left: `judge(arch="R R R | R R
+        R")`. It may be handed to another computation.
+        """
+        return cache.Repeated(self.store, self.device, name, fn, params, inputs, context)
 
     def table(self, name: str, table: pd.DataFrame) -> pd.DataFrame:
         """tables/<name>.csv, six significant digits; returns the table."""

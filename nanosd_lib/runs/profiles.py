@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-BUDGETS = Path(__file__).parent / "budgets"
+BUDGETS = Path(__file__).parents[1] / "budgets"
 NAMES = ("smoke", "mini", "sd15")
 Count = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(gt=0, le=1)]

@@ -19,8 +19,8 @@ from pydantic import BaseModel
 import nanosd_lib
 from nanosd_lib.paths import PACKAGE, ROOT
 
-# what runs and keeps the stages without deciding what is in them
-MACHINERY = ("store", "stages", "artifacts", "layout", "provenance", "registry", "explorers")
+# what runs and keeps computations without deciding what is in them
+MACHINERY = (f"{PACKAGE}.runs.", f"{PACKAGE}.views.explorers", f"{PACKAGE}.paths")
 
 
 def canonical(value: Any) -> str:
@@ -52,7 +52,11 @@ def file_hash(path: str | Path) -> str:
 
 def code_hash(path: Path) -> str:
     """sha256 of a module's code: docstrings, blank lines and lines of comment do not count."""
-    text = path.read_text()
+    return _code_hash(path.read_text())
+
+
+@cache
+def _code_hash(text: str) -> str:
     lines: list[str | None] = list(text.splitlines())
     for node in ast.walk(ast.parse(text)):
         body = getattr(node, "body", None)
@@ -74,7 +78,7 @@ def notebook_hash(path: Path) -> str:
     code = ["".join(c["source"]) for c in cells if c["cell_type"] == "code"]
     tree = ast.parse("\n".join(s for s in code if not s.lstrip().startswith("%")))
     closure = source_closure(_imported(tree))
-    reached = {m: h for m, h in closure.items() if m.split(".")[1] not in MACHINERY}
+    reached = {m: h for m, h in closure.items() if not m.startswith(MACHINERY)}
     return text_hash(canonical([code, reached]))
 
 
@@ -92,27 +96,51 @@ def lock_hash() -> str | None:
 
 def imports(module: str) -> set[str]:
     """Modules of this library that the module's source imports, anywhere in it."""
-    return _imported(ast.parse(_source(module).read_bytes()), module)
+    return set(_imports(_source(module).read_text(), module, tuple(nanosd_lib.__path__)))
+
+
+@cache
+def _imports(text: str, module: str, folders: tuple[str, ...]) -> frozenset[str]:
+    return frozenset(_imported(ast.parse(text), module))
 
 
 def _imported(tree: ast.AST, module: str = "__main__") -> set[str]:
-    found = set()
+    found: set[str] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            for alias in node.names:
+                found |= _modules(alias.name)
         elif isinstance(node, ast.ImportFrom):
             base = node.module or ""
             if node.level:
                 base = ".".join([*module.split(".")[: -node.level], *filter(None, [node.module])])
-            found |= {base} | {f"{base}.{alias.name}" for alias in node.names}
-    names = {".".join(name.split(".")[:2]) for name in found}  # the library is flat
-    return {name for name in names if name.startswith(PACKAGE + ".") and _source(name)}
+            for alias in node.names:
+                found |= _modules(f"{base}.{alias.name}") or _modules(base)
+    return found
+
+
+def _modules(name: str) -> set[str]:
+    """The module of that name; every module of a room, since an attribute may be any of them; none
+    for what is not of this library.
+    """
+    if not name.startswith(PACKAGE + "."):
+        return set()
+    if _source(name):
+        return {name}
+    rooms = [Path(folder, *name.split(".")[1:]) for folder in nanosd_lib.__path__]
+    return {f"{name}.{m}" for room in rooms if room.is_dir() for m in names_of(room)}
+
+
+def names_of(folder: Path) -> list[str]:
+    """The modules below a folder by their dotted names, packages themselves left out."""
+    files = (p.relative_to(folder).with_suffix("") for p in sorted(folder.rglob("*.py")))
+    return [".".join(p.parts) for p in files if p.name != "__init__"]
 
 
 def source_closure(modules: set[str]) -> dict[str, str]:
     """Module name -> hash of its code, for the modules and all they import of this library.
 
-    `nanosd_lib/__init__.py` does not count: it holds the version and nothing else.
+    The `__init__.py` of the package and of its rooms do not count: they hold no code.
     RuntimeError when a source is no longer the one this process started with.
     """
     todo, closure = sorted(modules), {}
@@ -128,11 +156,15 @@ def source_closure(modules: set[str]) -> dict[str, str]:
 
 def _source(module: str) -> Path | None:
     """The file of a module of this library, found without importing it; None where none is."""
-    files = (Path(folder) / f"{module.split('.')[-1]}.py" for folder in nanosd_lib.__path__)
-    return next((file for file in files if file.is_file()), None)
+    parts = module.split(".")[1:]
+    files = (Path(folder, *parts).with_suffix(".py") for folder in nanosd_lib.__path__)
+    return next((file for file in files if parts and file.is_file()), None)
 
 
-AT_START = {f"{PACKAGE}.{p.stem}": code_hash(p) for p in Path(__file__).parent.glob("*.py")}
+AT_START = {
+    f"{PACKAGE}.{name}": code_hash(ROOT / PACKAGE / f"{name.replace('.', '/')}.py")
+    for name in names_of(ROOT / PACKAGE)
+}
 
 
 def git_state() -> dict[str, Any]:

@@ -113,7 +113,7 @@ def fetch(weights: Weights, lock: Path = LOCK) -> Path:
 
 
 def fingerprint(key: str, lock: Path = LOCK) -> str:
-    """What a stage's key takes for published weights: the recorded hashes, or the entry itself."""
+    """What keys take for published weights: the recorded hashes, or the entry itself."""
     recorded = _recorded(lock).get(key)
     return text_hash(canonical(recorded["files"] if recorded else entry(key)))
 

@@ -94,7 +94,9 @@ class Study:
                 bar.close()
                 print(f"{path.stem} failed: {outcome.error}", file=sys.stderr)
                 print(f"  executed notebook: {paths.shown(out)}", file=sys.stderr)
-                print(f"  go on with: {self.resume} (finished stages are kept)", file=sys.stderr)
+                print(
+                    f"  go on with: {self.resume} (finished computations are kept)", file=sys.stderr
+                )
                 return 1
         return 0
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,7 +14,6 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from nanosd_lib.networks import arch
-from nanosd_lib.runs.notebook import Artifact
 from nanosd_lib.search import ehvi
 from nanosd_lib.search.ehvi import POOL, Point, Sizes
 
@@ -77,14 +77,17 @@ def run_search(
     seed: int,
     networks: list[arch.Arch],
     known: np.ndarray,
-    judge: Callable[[str], Artifact],
+    judge: Callable[..., Any],
 ) -> dict:
-    """One search over (log tAFID, known cost): see `loop.search`, whose table this returns."""
+    """One search over (log tAFID, known cost): see `search`, whose table this returns.
+
+    `judge(arch="...")["scores"]["tafid"]` is one network's tAFID.
+    """
     codes, cost_of = torch.tensor([a.codes for a in networks]), torch.tensor(known)
     sizes = tuple(len(c) for c in arch.CHOICES.values())
 
     def quality_of(i: int) -> float:
-        return float(np.log(judge(str(networks[i]))["scores"]["tafid"]))
+        return float(np.log(judge(arch=str(networks[i]))["scores"]["tafid"]))
 
     first = torch.tensor([[quality_of(i), float(known[i])] for i in initial]).double()
     trials = search(

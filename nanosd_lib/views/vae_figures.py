@@ -39,8 +39,8 @@ def error_map(pictures: Tensor, originals: Tensor, gain: float = 4) -> Tensor:
 
 
 def judged(originals: Tensor, made: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Rows for `figures.grid`: originals and every model's pictures, each with its busiest part (3/8
-    of a side) magnified, and the errors.
+    """Rows for `figures.grid`: originals and every model's pictures, each with its busiest part
+    (3/8 of a side) magnified, and the errors.
     """
     box = originals.shape[-1] * 3 // 8
     corners = busiest(originals, box)
