@@ -53,7 +53,7 @@ class Place:
             "HF_HUB_OFFLINE": "1",
             "PYTHONPATH": str(self.root),
         }
-        command = [sys.executable, "-m", "nanosd_lib.runner", *words, "--profile", "smoke"]
+        command = [sys.executable, "-m", "nanosd_lib.runs.runner", *words, "--profile", "smoke"]
         how = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         return subprocess.Popen(command, cwd=self.root, env=env, start_new_session=True, **how)
 
@@ -253,7 +253,7 @@ def other_code(place: Place, want: dict[str, bytes], temporary: Path):
     """
     before, survived, said = place.finished, 0, ""
     for k, (file, text) in enumerate(
-        (("nanosd_lib/evaluate.py", "CHANGED = 1\n"), ("requirements.lock", "# changed\n"))
+        (("nanosd_lib/quality/checks.py", "CHANGED = 1\n"), ("requirements.lock", "# changed\n"))
     ):
         copy = temporary / f"copy{k}"
         words = ["git", "clone", "--quiet", str(ROOT), str(copy)]
@@ -264,7 +264,7 @@ def other_code(place: Place, want: dict[str, bytes], temporary: Path):
         (temporary / f"copy{k}-results").mkdir()
         code, out = other.run("run", "--nb", "00")
         book = other.results / "smoke" / "notebooks" / "00_start_here.ipynb"
-        survived += code == 0 and "stage check-vae: computed in" in book.read_text()
+        survived += code == 0 and "cached check-vae: computed in" in book.read_text()
         said = _said(code, out)
     return 2, survived, len(before - place.finished), said
 

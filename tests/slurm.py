@@ -153,9 +153,12 @@ def trial(folder: Path) -> None:
     from nanosd_lib.runs import jobs, sweep
 
     echo = [
-        jobs.Job("nanosd_lib.sweep:echo", {"value": k}, str(folder / "store")) for k in range(4)
+        jobs.Job("nanosd_lib.runs.sweep:echo", {"value": k}, str(folder / "store"))
+        for k in range(4)
     ]
-    echo.append(jobs.Job("nanosd_lib.sweep:echo", {"value": 9, "die": 9}, str(folder / "store")))
+    echo.append(
+        jobs.Job("nanosd_lib.runs.sweep:echo", {"value": 9, "die": 9}, str(folder / "store"))
+    )
     ended = jobs.run(echo, "slurm", 2, folder / "logs")
     assert [e.artifact is None for e in ended] == [False] * 4 + [True], ended
     print(f"a job array of {len(echo)}: four artifacts, and {ended[-1].error}", flush=True)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from nanosd_lib import paths
 from nanosd_lib.hardware import backends, builders, profile
 from nanosd_lib.networks.arch import NANOSD
 
@@ -41,7 +42,7 @@ def eager(build) -> np.ndarray:
 @pytest.mark.parametrize("name", ROWS)
 @pytest.mark.parametrize("kind, slack", [("ort-fp32", 1e-4), ("ort-int8", 0.35)])
 def test_the_converted_network_gives_the_same(rows, converted, name, kind, slack):
-    folder = converted / profile.layout.plain(name)
+    folder = converted / paths.plain(name)
     ours, want = backends.CPU[kind].load(rows[name], folder)()[0], eager(rows[name])
     assert ours.shape == want.shape
     error = np.sqrt(np.mean((ours - want) ** 2)) / want.std()

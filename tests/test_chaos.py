@@ -20,7 +20,7 @@ from nanosd_lib.runs import artifacts, cache, layout, notebook, sweep
 WRITER = """
 import sys
 from pathlib import Path
-from nanosd_lib import artifacts
+from nanosd_lib.runs import artifacts
 for k in range(200):
     folder = Path({store!r}) / f"a-{{k}}"
     if not folder.exists():
@@ -125,13 +125,14 @@ def test_another_lock_is_another_result(place, monkeypatch):
 
 
 def test_measurements_live_with_the_machine(place, monkeypatch):
-    assert layout.measures("profile-stages") and layout.measures("stream-ms")
-    assert not layout.measures("sensitivity") and not layout.measures("fwkd")
     run = notebook.open_run("02_toy", "smoke")
-    kept = run.cached("echo-ms", sweep.echo, {"value": 1})
+    kept = run.cached("echo", sweep.echo, {"value": 1}, measured=True)
     assert kept.path.parent == paths.device_root() != run.store
     monkeypatch.setenv("NANOSD_DEVICE", str(place / "elsewhere"))
-    assert run.cached("echo-ms", sweep.echo, {"value": 1}).path.parent == place / "elsewhere"
+    assert (
+        run.cached("echo", sweep.echo, {"value": 1}, measured=True).path.parent
+        == place / "elsewhere"
+    )
 
 
 def test_studies_side_by_side_share_the_cores(monkeypatch):

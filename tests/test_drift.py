@@ -64,7 +64,7 @@ def test_tables_are_compared_by_their_bytes(tmp_path):
 
 def test_notebooks_are_compared_without_times_and_progress(tmp_path):
     def book(path, seconds, value):
-        lines = f"stage x: computed in {seconds} s\nvalue {value}\n"
+        lines = f"cached x: computed in {seconds} s\nvalue {value}\n"
         out = [
             nbformat.v4.new_output("stream", name="stdout", text=lines),
             nbformat.v4.new_output("stream", name="stderr", text=f"10%| {seconds}"),

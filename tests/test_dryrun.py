@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 import torch
 
+from nanosd_lib import paths
 from nanosd_lib.networks import counting, pipeline, sd15
 from nanosd_lib.recipes import dry_study, dryrun, random_weights
 from nanosd_lib.runs import layout, notebook, profiles
@@ -106,6 +107,6 @@ def test_no_space_and_unknown_profiles_are_one_line(capsys, monkeypatch):
     assert dryrun.main(["--profile", "sd16"]) == 2
     assert "profile 'sd16' does not exist" in capsys.readouterr().err
     usage = type("Usage", (), {"free": 1e9})
-    monkeypatch.setattr(layout.shutil, "disk_usage", lambda _: usage)
+    monkeypatch.setattr(paths.shutil, "disk_usage", lambda _: usage)
     assert dryrun.main(["--profile", "sd15"]) == 2
     assert "no disk space for the dry run: 16.0 GB wanted" in capsys.readouterr().err

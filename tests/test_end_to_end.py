@@ -29,7 +29,7 @@ def runner(*words: str, results: Path, **kwargs):
     (results / "sitecustomize.py").write_text(BLOCKED)
     env = os.environ | {"NANOSD_RESULTS": str(results), "PYTHONPATH": str(results)}
     env.pop("HF_HUB_OFFLINE", None)
-    command = [sys.executable, "-m", "nanosd_lib.runner", *words, "--profile", "smoke"]
+    command = [sys.executable, "-m", "nanosd_lib.runs.runner", *words, "--profile", "smoke"]
     return subprocess.Popen(
         command, cwd=ROOT, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
@@ -100,7 +100,7 @@ def test_the_next_run_finishes_and_prints_the_ledger(study):
 def test_the_next_run_pays_only_for_what_was_unfinished(study):
     books = study["resumed"][1] and study["books"]
     assert ": computed in" not in books["00_start_here"] + books["02_block_surgery"]
-    assert "stage fwkd: computed in" in books["03_fwkd"]
+    assert "cached fwkd: computed in" in books["03_fwkd"]
 
 
 def test_no_stage_is_computed_twice(study):

@@ -64,7 +64,7 @@ def test_ok_with_seconds_and_memory_of_each_cell(tmp_path):
         ("raise MemoryError('too much')", "out of memory", "MemoryError: too much"),
         ("import numpy; numpy.empty(10**15)", "out of memory", "Unable to allocate"),
         (
-            "from nanosd_lib.layout import Missing\nraise Missing('run 02')",
+            "from nanosd_lib.paths import Missing\nraise Missing('run 02')",
             "missing artifact",
             "02",
         ),
@@ -113,7 +113,7 @@ ipywidgets.interactive(call, x=3)
 
 
 EXPLORER = """
-from nanosd_lib import explorers
+from nanosd_lib.views import explorers
 explorers.Explorer(lambda a, b: 1 / (a - 6), a=range(0, 13, 3), b=["x", "y"])
 None
 """
@@ -221,12 +221,12 @@ def test_the_file_is_whole_at_every_moment(tmp_path, monkeypatch):
     """Written by a rename: whoever reads while it runs reads a notebook."""
     monkeypatch.setattr(engine, "SAVE_EVERY", 0.0)
     seen = []
-    write = engine.layout.write_atomic
+    write = engine.paths.write_atomic
 
     def spy(path, data):
         write(path, data)
         seen.append(len(json.loads(path.read_text())["cells"]))
 
-    monkeypatch.setattr(engine.layout, "write_atomic", spy)
+    monkeypatch.setattr(engine.paths, "write_atomic", spy)
     outcome, _ = run(tmp_path, "print(1)", "print(2)")
     assert outcome.state == "ok" and len(seen) >= 3

@@ -9,11 +9,11 @@ import pytest
 import torch
 from test_backends import TINY
 
+from nanosd_lib import paths
 from nanosd_lib.hardware import backends, builders, memory, profile, report
 from nanosd_lib.networks import sd15
 from nanosd_lib.networks.arch import CHOICES, NANOSD, Arch
 from nanosd_lib.recipes import device_profile
-from nanosd_lib.runs import layout
 
 VAE = sd15.VAE | dict(block_out_channels=(8, 8, 8, 8), norm_num_groups=4, sample_size=64)
 CLIP = sd15.CLIP | dict(
@@ -164,7 +164,7 @@ def test_bad_choices_are_one_line(capsys, monkeypatch):
     assert device_profile.main(["--backends", "npu"]) == 2
     assert capsys.readouterr().err.startswith("error: backend 'npu' does not exist")
     usage = type("Usage", (), {"free": 1e9})
-    monkeypatch.setattr(layout.shutil, "disk_usage", lambda _: usage)
+    monkeypatch.setattr(paths.shutil, "disk_usage", lambda _: usage)
     assert device_profile.main(["--backends", "eager"]) == 2
     assert "no disk space for the converted networks" in capsys.readouterr().err
 

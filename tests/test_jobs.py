@@ -11,11 +11,12 @@ import psutil
 import pytest
 
 from nanosd_lib import paper
+from nanosd_lib.paths import ROOT
 from nanosd_lib.runs import jobs, layout, sweep
 
 
 def job(tmp_path, **description) -> jobs.Job:
-    return jobs.Job("nanosd_lib.sweep:echo", description, str(tmp_path / "store"))
+    return jobs.Job("nanosd_lib.runs.sweep:echo", description, str(tmp_path / "store"))
 
 
 @pytest.mark.parametrize("how, workers", [("here", 1), ("pool", 2)])
@@ -90,7 +91,7 @@ def test_a_bad_grid_is_one_line(tmp_path, capsys, text, words):
         sweep.grid("smoke", [0], path)
 
 
-BOOKS = sorted(p.stem for p in (layout.ROOT / "notebooks").glob("[0-9]*.ipynb"))
+BOOKS = sorted(p.stem for p in (ROOT / "notebooks").glob("[0-9]*.ipynb"))
 POINT = {"profile": "smoke", "seed": 0, "overrides": {}}
 
 
@@ -153,20 +154,20 @@ def test_every_notebook_must_be_there(folder):
 
 
 def test_the_command_itself_runs_its_jobs(tmp_path):
-    """`python -m nanosd_lib.sweep` names its function so that workers can import it."""
+    """`python -m nanosd_lib.runs.sweep` names its function so that workers can import it."""
     import subprocess
     import sys
 
     code = (
-        "import runpy, sys; from nanosd_lib import jobs;"
+        "import runpy, sys; from nanosd_lib.runs import jobs;"
         "ended = lambda job: print(job.function) or jobs.Ended(job, None, 'x');"
         "jobs.run = lambda asked, how, n, **more: [ended(asked[0])];"
         "sys.argv = ['sweep', '--profile', 'smoke'];"
-        "runpy.run_module('nanosd_lib.sweep', run_name='__main__')"
+        "runpy.run_module('nanosd_lib.runs.sweep', run_name='__main__')"
     )
-    env = os.environ | {"NANOSD_RESULTS": str(tmp_path), "PYTHONPATH": str(layout.ROOT)}
+    env = os.environ | {"NANOSD_RESULTS": str(tmp_path), "PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
-    assert "nanosd_lib.sweep:study" in done.stdout and done.returncode == 1, done.stderr
+    assert "nanosd_lib.runs.sweep:study" in done.stdout and done.returncode == 1, done.stderr
 
 
 def test_what_a_cluster_is_asked_for():

@@ -112,7 +112,7 @@ def test_an_unknown_extractor_is_refused_in_one_line():
 
 
 def test_missing_weights_say_how_to_get_them(monkeypatch, tmp_path):
-    monkeypatch.setattr(paths, "ROOT", tmp_path)
+    monkeypatch.setattr(extractors, "ROOT", tmp_path)
     with pytest.raises(FileNotFoundError, match="git checkout data/mini-clip") as err:
         extractors.extractor("mini-clip")
     assert "\n" not in str(err.value)

@@ -13,7 +13,8 @@ import huggingface_hub.constants as hub
 import pytest
 import yaml
 
-from nanosd_lib.runs import layout, notebook, registry
+from nanosd_lib import paths
+from nanosd_lib.runs import notebook, registry
 
 COMMIT, BIG, SMALL = "c0ffee" + "0" * 34, b"weights" * 99, b'{"a": 1}\n'
 TOY = {
@@ -162,7 +163,7 @@ def test_a_damaged_file_in_the_cache_is_refused(online, toy, lock):
 
 def test_no_space_is_said_before_the_download(online, toy, lock, monkeypatch):
     usage = type("Usage", (), {"free": 100})
-    monkeypatch.setattr(layout.shutil, "disk_usage", lambda _: usage)
+    monkeypatch.setattr(paths.shutil, "disk_usage", lambda _: usage)
     with pytest.raises(OSError, match="no disk space for weights 'toy': .* wanted, .* free") as err:
         registry.fetch(toy, lock)
     assert "\n" not in str(err.value)

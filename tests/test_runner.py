@@ -18,7 +18,7 @@ from nanosd_lib.runs import kernels, runner
 
 PARAMETERS = "profile = 'mini'\nseed = 0\noverrides = {}"
 LEDGER = """
-from nanosd_lib import layout
+from nanosd_lib.runs import layout
 folder = layout.results_folder(profile, seed, overrides)
 _ = (folder / "claims.csv").write_text("id,verdict\\na,reproduced\\nb,reproduced\\nc,not run\\n")
 """
@@ -161,7 +161,7 @@ def test_a_signal_stops_kernel_and_study(books, number):
     ready = books.parent / "ready"
     sleep = f"import os, pathlib, time\npathlib.Path({str(ready)!r}).write_text(str(os.getpid()))"
     notebook(books / "02_b.ipynb", sleep + "\ntime.sleep(300)")
-    imports = "import sys; from pathlib import Path; from nanosd_lib import runner"
+    imports = "import sys; from pathlib import Path; from nanosd_lib.runs import runner"
     code = f"{imports}; sys.exit(runner.main(sys.argv[1:], Path({str(books)!r})))"
     teacher = f"teacher.path={books.parent / 'teacher'}"
     command = [sys.executable, "-c", code, "reproduce", "--profile", "smoke", "--set", teacher]

@@ -94,9 +94,9 @@ def run(toy, teacher):
 
 def test_a_stage_is_computed_once_and_reads_back_equal(run, toy, capsys):
     first = run.cached("toy", toy.everything, {"n": 3})
-    assert "stage toy: computed in" in capsys.readouterr().out
+    assert "cached toy: computed in" in capsys.readouterr().out
     second = run.cached("toy", toy.everything, {"n": 3})
-    assert capsys.readouterr().out == "stage toy: loaded (0.0 MB)\n"
+    assert capsys.readouterr().out == "cached toy: loaded (0.0 MB)\n"
     assert toy.CALLS == [3] and first.key == second.key
     assert second.names == ("fact", "picture", "table", "weights")
     assert second["fact"] == first["fact"] == {"n": 3, "f": [0.5, None, "x"]}
@@ -118,7 +118,7 @@ def test_the_key_follows_params_inputs_and_source(run, toy, monkeypatch):
         key()
     monkeypatch.delitem(provenance.AT_START, "nanosd_lib.toyhelp")
     keys.append(key())
-    monkeypatch.setattr("nanosd_lib.stages.lock_hash", lambda: "another lock")
+    monkeypatch.setattr("nanosd_lib.runs.cache.lock_hash", lambda: "another lock")
     keys.append(key())
     assert len(set(keys)) == len(keys)
 
@@ -218,7 +218,8 @@ CHILD = """
 import sys
 import nanosd_lib
 nanosd_lib.__path__ = [*nanosd_lib.__path__, {package!r}]
-from nanosd_lib import store, toy
+from nanosd_lib import toy
+from nanosd_lib.runs import notebook as store
 run = store.open_run("02_toy", "smoke", 0, {overrides!r})
 print(run.cached("slow", toy.resumes, {{"n": 20}})["resumed_at"], flush=True)
 """

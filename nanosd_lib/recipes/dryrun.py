@@ -108,7 +108,9 @@ def _bytes(folder: Path) -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m nanosd_lib.dryrun", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m nanosd_lib.recipes.dryrun", description=__doc__
+    )
     parser.add_argument("--profile", default="sd15")
     options = parser.parse_args(argv)
     try:

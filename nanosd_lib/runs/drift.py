@@ -1,7 +1,7 @@
 """Drift: what changes when the same study runs again, on this machine or with other threads.
 
     make drift                 # smoke, from scratch, with one thread and with two, then compared
-    python -m nanosd_lib.drift results/a results/b
+    python -m nanosd_lib.runs.drift results/a results/b
 
 Every number of the ledger gets a label: `bit-equal`, `within tolerance` (the relative difference
 that other sums of the same floats explain) or `statistical only` (samples fell on another side).
@@ -109,7 +109,15 @@ def study(results: Path, device: Path, *more: str) -> Path:
     shutil.rmtree(results, ignore_errors=True)
     env = os.environ | {"NANOSD_RESULTS": str(results), "NANOSD_DEVICE": str(device)}
     env |= {"NANOSD_STORE": str(results / "store"), "HF_HUB_OFFLINE": "1"}
-    words = [sys.executable, "-m", "nanosd_lib.runner", "reproduce", "--profile", "smoke", *more]
+    words = [
+        sys.executable,
+        "-m",
+        "nanosd_lib.runs.runner",
+        "reproduce",
+        "--profile",
+        "smoke",
+        *more,
+    ]
     done = subprocess.run(words, cwd=ROOT, env=env, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"{' '.join(words[2:])}: {(done.stdout + done.stderr)[-2000:]}")
@@ -117,7 +125,7 @@ def study(results: Path, device: Path, *more: str) -> Path:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m nanosd_lib.drift", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m nanosd_lib.runs.drift", description=__doc__)
     parser.add_argument("folders", nargs="*", type=Path)
     options = parser.parse_args(argv)
     out = paths.results_root() / "drift"

@@ -43,7 +43,7 @@ from nanosd_lib.runs.resident import Watch
 
 OUTPUT_CAP = 8_000_000  # bytes of one notebook's outputs
 SAVE_EVERY = 10.0  # seconds between two writes of the file
-CHECK = "import sys; m = sys.modules.get('nanosd_lib.explorers'); m and m.check()"
+CHECK = "import sys; m = sys.modules.get('nanosd_lib.views.explorers'); m and m.check()"
 
 
 class Interrupted(KeyboardInterrupt):

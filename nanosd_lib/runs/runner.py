@@ -1,4 +1,4 @@
-"""The runner: `python -m nanosd_lib.runner reproduce|run` executes the notebooks, one by one.
+"""The runner: `python -m nanosd_lib.runs.runner reproduce|run` executes the notebooks, one by one.
 
 Everything that can be refused is refused here, in one line, before the first kernel starts (exit
 code 2); `study` does the rest.
@@ -58,7 +58,7 @@ def choose(folder: Path, number: str | None = None) -> list[Path]:
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m nanosd_lib.runner", description="Execute the notebooks."
+        prog="python -m nanosd_lib.runs.runner", description="Execute the notebooks."
     )
     parser.add_argument("verb", choices=("reproduce", "run"))
     parser.add_argument("--profile", default="mini")

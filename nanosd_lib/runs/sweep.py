@@ -95,7 +95,7 @@ def jobs_of(points: list[dict[str, Any]]) -> list[jobs.Job]:
     code = text_hash(canonical([[paths.shown(p), file_hash(p)] for p in sorted(found)]))
     results, store = str(paths.results_root()), str(paths.store_root())
     more = {"results": results, "code": code}
-    return [jobs.Job(f"{PACKAGE}.sweep:study", point | more, store) for point in points]
+    return [jobs.Job(f"{PACKAGE}.runs.sweep:study", point | more, store) for point in points]
 
 
 # ---------------------------------------------------------------------------------------- the state
@@ -229,7 +229,7 @@ def _parameters(text: str) -> dict[str, Any]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m nanosd_lib.sweep", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m nanosd_lib.runs.sweep", description=__doc__)
     parser.add_argument("verb", nargs="?", choices=("run", "status"), default="run")
     parser.add_argument("--profile", default="mini")
     parser.add_argument("--seeds", default="0")
