@@ -15,13 +15,14 @@ BIN := .venv/bin
 STAMP := .venv/.stamp
 SWEEP = --profile '$(PROFILE)' --seeds '$(SEEDS)' --workers '$(WORKERS)' \
 	$(if $(GRID),--grid '$(GRID)') $(if $(SLURM),--slurm '$(SLURM)')
+PYTEST := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest
 RUN := $(BIN)/python -m nanosd_lib.runs.runner
 CHOICE = --profile '$(PROFILE)' --seed '$(SEED)' $(foreach s,$(SET),--set '$(s)')
 LOCK = $(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 \
 	--all-extras --custom-compile-command 'make lock' pyproject.toml -o requirements.lock
 
 .DEFAULT_GOAL := help
-.PHONY: help env test reproduce run hardware dryrun sweep sweep-status doctor lab teacher reference chaos drift slurm-test bench lock clean
+.PHONY: help env test nightly reproduce run hardware dryrun sweep sweep-status doctor lab teacher reference chaos drift slurm-test bench lock clean
 
 help:  ## list the verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' Makefile
@@ -52,7 +53,11 @@ $(STAMP): requirements.lock pyproject.toml
 test: $(STAMP)  ## check the style, run the unit tests and the end-to-end smoke run
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	HF_HUB_OFFLINE=1 PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest
+	$(BIN)/pyright
+	$(PYTEST) -n 2 --dist loadfile
+
+nightly: $(STAMP)  ## what takes longer: two whole smoke studies compared, byte for byte
+	$(PYTEST) -m nightly
 
 reproduce: $(STAMP)  ## execute every notebook: PROFILE=mini SEED=0
 	@$(RUN) reproduce $(CHOICE)

@@ -1,9 +1,17 @@
-"""What all tests share: one torch thread, since networks this small only wait for a second one."""
+"""What all tests share: one torch thread, since networks this small only wait for a second one; the
+bundled teacher, loaded once a worker; executed pages kept for whoever looks into a failure.
+"""
 
 from __future__ import annotations
 
+import os
+import shutil
+from pathlib import Path
+
 import pytest
 import torch
+
+from nanosd_lib.networks import pipeline
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -12,3 +20,29 @@ def _one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def sd_mini():
+    """The bundled teacher's pipeline. Whoever needs to change it takes `pipeline.with_parts`."""
+    return pipeline.load_teacher("data/sd-mini")
+
+
+def pytest_collection_modifyitems(config, items):
+    """Nightly tests only where they are asked for by name: `make nightly`."""
+    if "nightly" not in (config.option.markexpr or ""):
+        skip = pytest.mark.skip(reason="nightly: `make nightly`")
+        for item in items:
+            if item.get_closest_marker("nightly"):
+                item.add_marker(skip)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    """Where KEEP_PAGES names a folder, a failed test leaves its executed pages there."""
+    report = yield
+    kept = os.environ.get("KEEP_PAGES")
+    study = getattr(item, "funcargs", {}).get("study")
+    if kept and report.failed and study:
+        shutil.copytree(study["folder"] / "notebooks", Path(kept), dirs_exist_ok=True)
+    return report

@@ -20,8 +20,8 @@ from nanosd_lib.views import vae_figures
 
 
 @pytest.fixture(scope="module")
-def pipe():
-    return pipeline.load_teacher("data/sd-mini")
+def pipe(sd_mini):
+    return sd_mini
 
 
 @pytest.fixture(scope="module")

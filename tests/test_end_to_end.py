@@ -73,8 +73,9 @@ def study(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def twin(study, tmp_path_factory):
-    """The same study from scratch, undisturbed: only the machine's measurements are shared."""
-    return drift.study(tmp_path_factory.mktemp("twin"), study["folder"].parent / "device")
+    """Notebook 03 of the same study from scratch, undisturbed: only measurements are shared."""
+    results = tmp_path_factory.mktemp("twin")
+    return drift.study(results, study["folder"].parent / "device", "--nb", "03", verb="run")
 
 
 def table(study, name: str) -> pd.DataFrame:
@@ -111,14 +112,47 @@ def test_no_stage_is_computed_twice(study):
     assert (study["folder"] / "claims.csv").read_bytes() == study["claims"]
 
 
-def test_two_runs_from_scratch_are_equal(study, twin):
+def test_two_runs_of_a_notebook_are_equal(study, twin):
+    """One was killed in its middle and resumed, the other not: tables and page are equal. The whole
+    study is compared by `test_two_runs_from_scratch_are_equal`, every night.
+    """
+    ours = [p.name for p in (twin / "tables").glob("*.csv")]
+    assert len(ours) >= 5
+    assert all(drift.tables(study["folder"], twin)[name] for name in ours)
+    assert drift.notebooks(twin, study["folder"]) == {"03_fwkd.ipynb": True}
+    records = [(f / "records" / "03_fwkd.json").read_bytes() for f in (twin, study["folder"])]
+    assert records[0] == records[1]
+
+
+@pytest.mark.nightly
+def test_two_runs_from_scratch_are_equal(study, tmp_path):
     """One was killed and resumed, the other not: claims bit-equal, tables and notebooks equal."""
-    moved = drift.ledgers(study["folder"], twin)
+    whole = drift.study(tmp_path, study["folder"].parent / "device")
+    moved = drift.ledgers(study["folder"], whole)
     moved = moved[moved.label != "bit-equal"]
     assert moved.empty, moved.to_string()
-    assert (twin / "claims.csv").read_bytes() == study["claims"]
-    assert [name for name, same in drift.tables(study["folder"], twin).items() if not same] == []
-    assert [name for name, same in drift.notebooks(study["folder"], twin).items() if not same] == []
+    assert (whole / "claims.csv").read_bytes() == study["claims"]
+    assert [name for name, same in drift.tables(study["folder"], whole).items() if not same] == []
+    books = drift.notebooks(study["folder"], whole)
+    assert [name for name, same in books.items() if not same] == []
+
+
+def test_what_was_cached_reaches_no_machinery_and_one_kind_reaches_fwkd(study):
+    """By the manifests that the run left: what an edit would compute again."""
+    kinds: dict[str, set[str]] = {}
+    for root in ("store", "device"):
+        for path in (study["folder"].parent / root).glob("*/manifest.json"):
+            parts = json.loads(path.read_text())["parts"]
+            kinds.setdefault(parts["function"], set()).update(parts["source"])
+    assert len(kinds) > 20
+    reached = set().union(*kinds.values())
+    assert not {m for m in reached if m.split(".")[1] in ("runs", "recipes", "views")}
+
+    def touched(module: str) -> set[str]:
+        return {kind for kind, source in kinds.items() if f"nanosd_lib.{module}" in source}
+
+    assert touched("learning.fwkd") == {"nanosd_lib.learning.fwkd.teach"}
+    assert len(touched("quality.tafid")) == 6 and len(touched("networks.arch")) > 10
 
 
 def test_exact_claims_are_reproduced_at_any_scale(study):

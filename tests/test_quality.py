@@ -11,7 +11,6 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor
 from transformers import CLIPTextModel
 
-from nanosd_lib import paths
 from nanosd_lib.learning import sd_mini
 from nanosd_lib.networks import arch, pipeline, surgery
 from nanosd_lib.networks.pipeline import Protocol
@@ -162,8 +161,8 @@ def test_another_unet_in_the_same_pipeline(pipe):
     assert all(v is pipe.components[k] for k, v in other.components.items() if k != "unet")
 
 
-def test_the_bundled_teacher_and_its_judges():
-    made = pipeline.load_teacher("data/sd-mini")
+def test_the_bundled_teacher_and_its_judges(sd_mini):
+    made = sd_mini
     assert not any(p.requires_grad for p in made.unet.parameters())
     assert {p.dtype for p in made.unet.parameters()} == {torch.float32}
     assert type(made.scheduler).__name__ == "DPMSolverMultistepScheduler"

@@ -7,14 +7,14 @@ import torch
 
 from nanosd_lib.data import splits
 from nanosd_lib.hardware import timing
-from nanosd_lib.networks import counting, pipeline
+from nanosd_lib.networks import counting
 from nanosd_lib.networks.arch import STAGES
 from nanosd_lib.quality import sensitivity, tafid
 
 
 @pytest.fixture(scope="module")
-def pipe():
-    return pipeline.load_teacher("data/sd-mini")
+def pipe(sd_mini):
+    return sd_mini
 
 
 @pytest.fixture(scope="module")

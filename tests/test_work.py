@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from nanosd_lib.networks import arch, counting, pipeline, surgery
+from nanosd_lib.networks import arch, counting, surgery
 from nanosd_lib.recipes import work
 
 
 @pytest.fixture(scope="module")
-def counted():
-    pipe = pipeline.load_teacher("data/sd-mini")
+def counted(sd_mini):
+    pipe = sd_mini
     return pipe, work.count(pipe)
 
 

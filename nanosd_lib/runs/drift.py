@@ -102,7 +102,7 @@ def notebooks(one: Path, two: Path) -> dict[str, bool]:
     return {n: scrubbed(one / "notebooks" / n) == scrubbed(two / "notebooks" / n) for n in names}
 
 
-def study(results: Path, device: Path, *more: str) -> Path:
+def study(results: Path, device: Path, *more: str, verb: str = "reproduce") -> Path:
     """A smoke run from scratch in `results`, with the machine's measurements in `device`; its
     folder. RuntimeError with the last lines where it fails.
     """
@@ -113,7 +113,7 @@ def study(results: Path, device: Path, *more: str) -> Path:
         sys.executable,
         "-m",
         "nanosd_lib.runs.runner",
-        "reproduce",
+        verb,
         "--profile",
         "smoke",
         *more,
