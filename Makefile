@@ -53,7 +53,7 @@ $(STAMP): requirements.lock pyproject.toml
 test: $(STAMP)  ## check the style, run the unit tests and the end-to-end smoke run
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/pyright
+	$(BIN)/mypy
 	$(PYTEST) -n 2 --dist loadfile
 
 nightly: $(STAMP)  ## what takes longer: two whole smoke studies compared, byte for byte
