@@ -15,6 +15,7 @@ from nanosd_lib.learning import sd_mini
 from nanosd_lib.networks import arch, pipeline, surgery
 from nanosd_lib.networks.pipeline import Protocol
 from nanosd_lib.quality import extractors, judges, metrics
+from nanosd_lib.search import loop
 
 
 def draw(n: int, d: int, seed: int) -> Tensor:
@@ -76,6 +77,46 @@ def test_agreement_with_singular_values(n, m, d):
 def test_agreement_on_fewer_images_than_features():
     a, b = draw(32, 64, seed=1), draw(32, 64, seed=2)
     assert metrics.frechet(a, b) == pytest.approx(frechet_by_svd(a, b), rel=1e-3)
+
+
+@pytest.mark.parametrize("n", [2, 3, 8, 32])
+@pytest.mark.parametrize("d", [1, 2, 64, 256])
+@pytest.mark.parametrize("scale", [1, 100])
+def test_equal_sets_of_few_images_have_no_distance(n, d, scale):
+    a = scale * draw(n, d, seed=n)
+    assert metrics.frechet(a, a.clone()) == 0
+    nearly = metrics.frechet(a, a.flip(0))
+    assert 0 <= nearly <= 1e-6 * float(a.var(0).sum())
+    assert np.isfinite(loop.log_distance(nearly))
+
+
+@pytest.mark.parametrize("n, d, scale", [(8, 1, 1), (3, 256, 100), (4, 64, 100)])
+def test_where_the_matrix_root_fails_singular_values_do_not(n, d, scale):
+    a, b = scale * draw(n, d, seed=1), scale * draw(n + 1, d, seed=2)
+    assert metrics.frechet(a, b) == pytest.approx(frechet_by_svd(a, b), rel=1e-3)
+
+
+@pytest.mark.filterwarnings("error:invalid value:RuntimeWarning")
+def test_features_that_do_not_vary():
+    a = torch.ones(4, 3, dtype=torch.float64)
+    assert metrics.frechet(a, a + 1) == pytest.approx(3)
+
+
+@pytest.mark.parametrize("n, m, d", [(400, 400, 16), (64, 50, 8), (32, 32, 64)])
+def test_ordinary_distances_are_clean_fids_to_the_last_bit(n, m, d):
+    from cleanfid.fid import frechet_distance
+
+    a, b = draw(n, d, seed=1), draw(m, d, seed=2)
+    sides = [(f.numpy().mean(0), np.cov(f.numpy(), rowvar=False)) for f in (a, b)]
+    want = float(frechet_distance(*sides[0], *sides[1]))
+    assert metrics.frechet(a, b) == want > 0
+    assert loop.log_distance(want) == float(np.log(want))
+
+
+def test_a_logarithm_of_no_distance_is_finite():
+    assert loop.log_distance(0.0) == loop.log_distance(-1e-9) == float(np.log(1e-6))
+    with pytest.raises(ValueError, match="log_distance: the distance is NaN"):
+        loop.log_distance(float("nan"))
 
 
 # ------------------------------------------------------------------------------------------ numbers
@@ -171,9 +212,8 @@ def test_the_bundled_teacher_and_its_judges(sd_mini):
     f = extractors.features(extractors.extractor("mini-clip"), x)
     assert f.shape == (4, 64) and bool(f.isfinite().all())
     g = torch.Generator().manual_seed(0)
-    apart = [
-        extractors.perceptual(x, x + s * torch.randn(x.shape, generator=g)) for s in (0, 0.1, 1)
-    ]
+    noisy = [(x + s * torch.randn(x.shape, generator=g)).clamp(-1, 1) for s in (0, 0.1, 1)]
+    apart = [extractors.perceptual(x, y) for y in noisy]
     assert (apart[0] == 0).all() and (apart[0] < apart[1]).all() and (apart[1] < apart[2]).all()
     assert np.isfinite(metrics.frechet(f, f.roll(1, 0)))
 
@@ -212,6 +252,96 @@ def test_ssim():
     g = torch.Generator().manual_seed(0)
     x = torch.rand(2, 3, 32, 32, generator=g) * 2 - 1
     assert metrics.ssim(x, x).tolist() == pytest.approx([1, 1])
-    near, far = (metrics.ssim(x, x + s * torch.randn(x.shape, generator=g)) for s in (0.05, 0.5))
+    noisy = [(x + s * torch.randn(x.shape, generator=g)).clamp(-1, 1) for s in (0.05, 0.5)]
+    near, far = (metrics.ssim(x, y) for y in noisy)
     assert (near > far).all() and (far < 0.9).all()
     assert metrics.ssim(x, x.flip(-1)).max() < 0.5
+
+
+def test_half_precision_is_widened():
+    g = torch.Generator().manual_seed(0)
+    x = torch.rand(2, 3, 32, 32, generator=g) * 2 - 1
+    for kind in (torch.float16, torch.bfloat16):
+        a, b = x.to(kind), x.flip(-1).to(kind)
+        assert metrics.psnr(a, a).tolist() == [100, 100]
+        for metric in (metrics.psnr, metrics.ssim, extractors.perceptual):
+            assert torch.equal(metric(a, b), metric(a.float(), b.float()))
+    assert extractors.perceptual(x.double(), x.double()).tolist() == [0, 0]
+
+
+# --------------------------------------------------------------------------------- what is refused
+
+
+def one_line(call, *words: str) -> None:
+    with pytest.raises(ValueError) as err:
+        call()
+    text = str(err.value)
+    assert "\n" not in text and all(w in text for w in words), text
+
+
+X = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
+NOT_A_NUMBER = torch.full_like(X, torch.nan)
+
+
+@pytest.mark.parametrize("metric", ["psnr", "ssim", "perceptual"])
+@pytest.mark.parametrize(
+    "other, words",
+    [
+        (X[:1], "pairs (N, 3, H, W) of one shape, got (4, 3, 16, 16) and (1, 3, 16, 16)"),
+        (X[:3], "and (3, 3, 16, 16)"),
+        (X[..., :15], "and (4, 3, 16, 15)"),
+        (X[:, :1], "and (4, 1, 16, 16)"),
+        (X[0], "expected shape (N, 3, H, W), got (3, 16, 16)"),
+        (X[:0], "got (0, 3, 16, 16)"),
+        (X.to(torch.uint8), "expected a tensor of floats (N, 3, H, W), got torch.uint8"),
+        (X.numpy(), "got float32"),
+        (None, "got NoneType"),
+        (X * 127.5 + 127.5, "in [-1, 1], got"),
+        (X * 1.1, "else clamp"),
+        (NOT_A_NUMBER, "NaN"),
+    ],
+)
+def test_pairs_of_pictures(metric, other, words):
+    one_line(lambda: getattr(pipeline, metric)(X, other), f"{metric}: ", words)
+    one_line(lambda: getattr(pipeline, metric)(other, X), f"{metric}: ")
+
+
+@pytest.mark.parametrize("metric", ["psnr", "ssim", "perceptual"])
+def test_channels_stand_second(metric):
+    last = X.permute(0, 2, 3, 1)
+    one_line(lambda: getattr(pipeline, metric)(last, last), "expected pairs (N, 3, H, W)")
+
+
+def test_ssim_names_its_window():
+    one_line(lambda: metrics.ssim(X[..., :8, :8], X[..., :8, :8]), "window is 11x11", "are 8x8")
+    one_line(lambda: metrics.ssim(X[..., :10], X[..., :10]), "are 16x10")
+    assert metrics.ssim(X[..., :11, :11], X[..., :11, :11]).tolist() == pytest.approx([1] * 4)
+
+
+F = draw(4, 8, seed=0)
+
+
+@pytest.mark.parametrize("metric", ["frechet", "cosine"])
+@pytest.mark.parametrize(
+    "other, words",
+    [
+        (F[:, :7], "got (4, 8) and (4, 7)"),
+        (F[0], "expected shape (N, D), got (8,)"),
+        (X, "expected shape (N, D), got (4, 3, 16, 16)"),
+        (F[:0], "got (0, 8)"),
+        (F.long(), "expected a tensor of floats (N, D), got torch.int64"),
+        (F.numpy(), "got float64"),
+        (F * torch.nan, "NaN"),
+        (F / 0, "infinite"),
+    ],
+)
+def test_sets_of_features(metric, other, words):
+    one_line(lambda: getattr(pipeline, metric)(F, other), f"{metric}: ", words)
+    one_line(lambda: getattr(pipeline, metric)(other, F), f"{metric}: ")
+
+
+def test_numbers_of_features():
+    one_line(lambda: metrics.frechet(F[:1], F), "at least 2 pictures a side, got 1 and 4")
+    one_line(lambda: metrics.frechet(F[:1], F[:1]), "at least 2 pictures")
+    one_line(lambda: metrics.cosine(F[:1], F), "pairs (N, D) of one shape")
+    assert metrics.cosine(F[:1], F[:1]) == pytest.approx(1)

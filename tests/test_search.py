@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import warnings
 
 import pandas as pd
 import pytest
@@ -238,6 +239,80 @@ def test_ordinal_search_nears_the_front_of_a_branin_currin_grid():
     found = loop.search(*args, seed=0, encoding="ordinal").hypervolume.iloc[-1]
     drawn = loop.random_search(*args, seed=0).hypervolume.iloc[-1]
     assert drawn < found <= best
+
+
+# reference points that nobody can reach
+
+
+def test_a_reference_point_that_no_cost_reaches_is_refused_before_anything_is_evaluated():
+    codes, quality, known, ref = table((3, 3, 4))
+    for low in (float(known.min()), float(known.min()) - 5, -1e300):
+        for acquisition in ("exact", "qlogehvi", "random"):
+            with pytest.raises(ValueError, match=r"^ref_point: no candidate can reach it[^\n]*$"):
+                loop.search(
+                    lambda row: pytest.fail("evaluated"),
+                    codes,
+                    known,
+                    (3, 3, 4),
+                    [0, 7],
+                    2,
+                    [float(ref[0]), low],
+                    0,
+                    acquisition,
+                )
+
+
+def test_a_reference_point_that_no_quality_reaches_is_said_at_the_end():
+    codes, quality, known, ref = table((3, 3, 4))
+    bad = [float(quality.min()) - 50, float(ref[1])]
+    args = (lambda row: float(quality[row]), codes, known, (3, 3, 4), [0, 7, 20, 33], 4, bad, 0)
+    with pytest.warns(UserWarning, match=r"^ref_point: none of the 8 designs evaluated[^\n]*$"):
+        trials = loop.search(*args)
+    assert trials.hypervolume.eq(0).all() and trials["index"].is_unique
+    chosen = trials["index"][4:].tolist()
+    assert chosen != [r for r in range(36) if r not in (0, 7, 20, 33)][:4]  # not the table's order
+
+
+@pytest.mark.parametrize("acquisition", ["exact", "qlogehvi"])
+def test_a_search_goes_on_when_all_who_could_reach_the_point_are_evaluated(acquisition):
+    codes, quality, known, ref = table((3, 3, 4))
+    cheap = known.argsort()
+    edge = [float(ref[0]), float((known[cheap[5]] + known[cheap[6]]) / 2)]  # six lie below
+    initial = cheap[[0, 3, -1]].tolist()
+    args = (lambda row: float(quality[row]), codes, known, (3, 3, 4), initial, 6, edge, 0)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        trials = loop.search(*args, acquisition=acquisition)
+    assert trials["index"].is_unique
+    if acquisition == "exact":  # the other is smoothed, and may take one just beyond before
+        assert sorted(trials["index"][3:7]) == sorted(cheap[[1, 2, 4, 5]].tolist())
+        assert trials["index"][7:].tolist() == cheap[6:8].tolist()  # then the nearest
+        assert sum("no candidate left can come below" in str(w.message) for w in said) == 2
+
+
+def test_suggestions_beyond_the_point_come_in_a_sane_order():
+    codes, quality, known, ref = table((3, 3, 4))
+    seen = [0, 7, 20, 33]
+    Y = torch.stack([quality, known], 1)[seen]
+    left = [i for i in known.argsort().tolist() if i not in seen]
+    with pytest.warns(UserWarning, match=r"^ref_point: no candidate left[^\n]*$"):
+        point = [float(ref[0]), float(known.min())]
+        chosen = ehvi.suggest(codes[seen], Y, codes, known, point, (3, 3, 4), q=5)
+    assert chosen.tolist() == left[:5]
+    flat = torch.ones_like(known)  # equally far: the predicted quality decides
+    with pytest.warns(UserWarning, match="no candidate left"):
+        Y = torch.stack([quality, flat], 1)[seen]
+        first = ehvi.suggest(codes[seen], Y, codes, flat, [9.0, 1.0], (3, 3, 4))
+    mu = ehvi.marginals(ehvi.fit_quality(codes[seen], Y[:, 0], (3, 3, 4)), codes)[0]
+    mu[seen] = torch.inf
+    assert int(first) == int(mu.argmin())
+
+
+def test_a_column_without_range_has_a_reference_point_below_which_it_lies():
+    Y = torch.tensor([[0.5, 7.0, 0.0, -2.0], [0.25, 7.0, 0.0, -2.0]])
+    ref = ehvi.reference_point(Y)
+    assert ref.tolist() == pytest.approx([0.525, 7.7, 0.1, -1.8])
+    assert ehvi.hypervolume(Y, ref) > 0
 
 
 # errors: one line that names the field

@@ -224,10 +224,65 @@ def test_a_picture_that_cannot_be_read_is_one_line(tmp_path):
     (tmp_path / "broken.png").write_bytes((tmp_path / "fine.png").read_bytes()[:20])
     (tmp_path / "text.jpg").write_text("not a picture")
     np.save(tmp_path / "objects.npy", np.array([{}], object), allow_pickle=True)
-    for name in ("broken.png", "text.jpg", "objects.npy", "absent.png"):
+    (tmp_path / "empty.npy").write_bytes(b"")
+    np.save(tmp_path / "flat.npy", np.zeros((4, 5)))
+    np.save(tmp_path / "many.npy", np.zeros((1, 2, 4, 5, 3)))
+    arrays = ("objects.npy", "empty.npy", "flat.npy", "many.npy")
+    for name in ("broken.png", "text.jpg", "absent.png", *arrays):
         with pytest.raises(ValueError, match=f"picture .*{name}") as err:
             tiling.read_picture(tmp_path / name)
         assert "\n" not in str(err.value)
+
+
+def test_an_array_is_known_in_upper_case(tmp_path):
+    np.save(tmp_path / "x.npy", picture(4, 5))
+    (tmp_path / "x.npy").rename(tmp_path / "X.NPY")
+    assert (tiling.read_picture(tmp_path / "X.NPY") == picture(4, 5)).all()
+
+
+@pytest.mark.parametrize("way", ["same", "relative", "dotted", "symlink", "hard link", "view"])
+def test_a_result_on_its_own_input_is_refused(tmp_path, monkeypatch, way):
+    monkeypatch.chdir(tmp_path)
+    x, file, grid = picture(40, 30), tmp_path / "x.npy", Grid(30, 40, 16, 4)
+    np.save(file, x)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "s.npy").symlink_to(file)
+    (tmp_path / "h.npy").hardlink_to(file)
+    targets = {"relative": "x.npy", "dotted": "folder/../x.npy", "symlink": "s.npy"}
+    target = (targets | {"hard link": "h.npy"}).get(way, file)
+    source = tiling.read_picture(file)
+    source = np.asarray(source)[:, :, ::-1] if way == "view" else source
+    before = file.read_bytes()
+    with pytest.raises(ValueError, match="the file that the picture is read from") as err:
+        tiling.stream(source, lambda t: t, grid, tiling.npy_writer(target, grid), progress=False)
+    assert "\n" not in str(err.value) and file.read_bytes() == before
+
+
+def test_a_writer_leaves_what_is_there_until_rows_come(tmp_path):
+    x, grid, file = picture(40, 30), Grid(30, 40, 16, 4), tmp_path / "y.npy"
+    np.save(file, x)
+    copy = tmp_path / "x.npy"
+    np.save(copy, x)
+
+    def fails(t):
+        raise RuntimeError("no tiles today")
+
+    for function in (fails, lambda t: t[:, ::2]):
+        with pytest.raises((RuntimeError, ValueError)):
+            writer = tiling.npy_writer(file, grid)
+            tiling.stream(tiling.read_picture(copy), function, grid, writer, progress=False)
+    assert file.read_bytes() == copy.read_bytes()
+    writer = tiling.npy_writer(file, grid)  # an old result is replaced
+    tiling.stream(tiling.read_picture(copy), lambda t: t + 1, grid, writer, progress=False)
+    assert np.abs(tiling.read_picture(file) - x - 1).max() <= 1e-6
+
+
+def test_a_writer_names_its_file(tmp_path):
+    grid = Grid(30, 40, 16, 4)
+    with pytest.raises(ValueError, match="photo.png is an array: let its name end with .npy"):
+        tiling.npy_writer(tmp_path / "photo.png", grid)
+    with pytest.raises(ValueError, match="there is no folder for the result .*/absent/y.npy"):
+        tiling.npy_writer(tmp_path / "absent" / "y.npy", grid)
 
 
 # ------------------------------------------------------------------------------------ what it costs
@@ -260,3 +315,41 @@ def test_a_seam_is_seen():
     assert seams.seam(noise, flat, grid) == pytest.approx(1, abs=0.2)
     stepped = flat + np.repeat(np.arange(4), 16)[None, :, None]
     assert seams.seam(stepped, flat, grid) > 5
+
+
+def test_seams_between_rows_are_seen_as_those_between_columns():
+    flat, grid = np.zeros((64, 64, 3)), Grid(64, 64, 16, 0)
+    noise = np.random.default_rng(0).random(flat.shape)
+    stepped = noise + 3 * np.repeat(np.arange(4), 16)[None, :, None]
+    across, down = (seams.seam(x, flat, grid) for x in (stepped, stepped.transpose(1, 0, 2)))
+    assert across > 2 and down > 2 and across == pytest.approx(down, rel=0.2)
+    tall = Grid(16, 64, 16, 0)  # one column of tiles: borders between rows alone
+    assert seams.seam(stepped.transpose(1, 0, 2)[:, :16], flat[:, :16], tall) > 2
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("size", [(16, 16), (9, 5), (1, 1), (16, 40), (40, 16), (1, 40), (40, 1)])
+@pytest.mark.parametrize("levels", [False, True])
+def test_no_seam_is_1(size, levels):
+    x = picture(*size) if not levels else (255 * picture(*size)).astype(np.uint8)
+    grid = Grid(size[1], size[0], 16, 4)
+    assert seams.seam(x, x, grid) == 1
+    table, made = seams.blend_report(x, lambda t: t, 16)
+    assert table.roughness.tolist() == [1] * len(table) and len(made) == len(table)
+    dark = seams.blend_report(0 * x, lambda t: t, 16)[0]
+    assert dark.roughness.eq(1).all()
+    assert seams.seam(x + 1.0, x, grid) == 1  # an even error
+    if max(size) <= 16:
+        noise = np.random.default_rng(0).random(x.shape)
+        assert seams.seam(x + noise, x, grid) == 1  # one tile: an error, and nowhere a border
+
+
+def test_a_seam_is_looked_for_where_it_can_be():
+    x, grid = picture(32, 48), Grid(48, 32, 16, 4)
+    for wrong in (x[..., 0], x[:-1], x[:, :, :0]):
+        with pytest.raises(ValueError, match=r"must both be \(32, 48, channels\)"):
+            seams.seam(wrong, wrong, grid)
+    with pytest.raises(ValueError, match="must both be"):
+        seams.seam(x, x[..., :1], grid)
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        seams.seam(x * np.nan, x, grid)

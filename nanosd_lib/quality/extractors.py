@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from nanosd_lib.networks import pipeline
 from nanosd_lib.networks.pipeline import Protocol
 from nanosd_lib.paths import ROOT
-from nanosd_lib.quality import judges
+from nanosd_lib.quality import judges, metrics
 
 
 def extractor(name: str) -> Callable[[Tensor], Tensor]:
@@ -132,7 +132,11 @@ def lpips_over(backbone: str, trained: bool = True) -> nn.Module:
 def perceptual(
     a: Tensor, b: Tensor, backbone: str = "mini-attributes", device: str | torch.device = "cpu"
 ) -> Tensor:
-    """`lpips_over` of paired pictures (N, 3, H, W), a few at a time on that device: (N,)."""
+    """`lpips_over` of paired pictures (N, 3, H, W), a few at a time on that device: (N,).
+
+    In [-1, 1]; ValueError, in one line, for other shapes, types and ranges.
+    """
+    a, b = (x.float() for x in metrics.pairs_of("perceptual", a, b))
     few = max(1, 64 * 64**2 // a[0, 0].numel())
     net, parts = lpips_over(backbone).to(device), zip(a.split(few), b.split(few), strict=True)
     return torch.cat([net(x.to(device), y.to(device)).flatten().cpu() for x, y in parts])

@@ -9,31 +9,115 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+WINDOW = 11  # pixels of SSIM's Gaussian: 2 * round(3.5 sigma) + 1, sigma 1.5
+SLACK = 1e-3  # how far a picture may leave [-1, 1] by rounding
+
 
 def frechet(a: Tensor, b: Tensor) -> float:
-    """Frechet distance between two feature sets (N, D), (M, D): clean-fid's own implementation."""
+    """Frechet distance between two feature sets (N, D), (M, D): clean-fid's own implementation.
+
+    Never negative: 0 for equal sets and where rounding says less. By singular values where the
+    matrix root fails (few pictures, many features). ValueError, in one line, for fewer than two
+    pictures, other shapes, integers, and NaN.
+    """
     from cleanfid.fid import frechet_distance
 
+    a, b = features_of("frechet", a, b, least=2)
+    if a.shape == b.shape and torch.equal(a, b):
+        return 0.0
     (ma, ca), (mb, cb) = ((f.numpy().mean(0), np.cov(f.numpy(), rowvar=False)) for f in (a, b))
-    return float(frechet_distance(ma, ca, mb, cb))
+    rounding = 1e-5 * float(np.trace(np.atleast_2d(ca)) + np.trace(np.atleast_2d(cb)))
+    try:
+        with np.errstate(invalid="ignore"):  # features that do not vary
+            distance = float(frechet_distance(ma, ca, mb, cb))
+    except ValueError:  # the root has an imaginary part, or D = 1
+        distance = float("nan")
+    if distance >= -rounding:
+        return max(0.0, distance)
+    return _frechet_by_singular_values(a.double(), b.double())
+
+
+def _frechet_by_singular_values(a: Tensor, b: Tensor) -> float:
+    """The same of (N, D), (M, D) without a matrix root: tr (C_a C_b)^(1/2) is the nuclear norm of
+    A B^T / ((N - 1)(M - 1))^(1/2), A and B centred.
+    """
+    x, y, n, m = a - a.mean(0), b - b.mean(0), len(a) - 1, len(b) - 1
+    root = torch.linalg.svdvals(x @ y.T).sum() / (n * m) ** 0.5
+    shift = (a.mean(0) - b.mean(0)).square().sum()
+    return max(0.0, float(shift + x.square().sum() / n + y.square().sum() / m - 2 * root))
 
 
 def cosine(a: Tensor, b: Tensor) -> float:
-    """Mean cosine similarity of paired features (N, D)."""
+    """Mean cosine similarity of paired features (N, D). ValueError as for `frechet`, and where the
+    shapes differ.
+    """
+    a, b = features_of("cosine", a, b, least=1, paired=True)
     return float(torch.nn.functional.cosine_similarity(a, b).mean())
 
 
 def psnr(a: Tensor, b: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio in dB of each pair of pictures (N, 3, H, W) in [-1, 1]."""
+    """Peak signal-to-noise ratio in dB of each pair of pictures (N, 3, H, W) in [-1, 1].
+
+    At most 100. ValueError, in one line, for other shapes, types and ranges.
+    """
+    a, b = pairs_of("psnr", a, b)
     return -10 * torch.log10(((a - b) / 2).pow(2).mean((1, 2, 3)).clamp_min(1e-10))
+
+
+def _floats(name: str, x: Tensor, shape: str) -> Tensor:
+    """x, half precision widened; ValueError unless it holds finite floats in as many dimensions as
+    `shape` names, and something at all.
+    """
+    if not isinstance(x, Tensor) or not x.is_floating_point():
+        kind = getattr(x, "dtype", type(x).__name__)
+        raise ValueError(f"{name}: expected a tensor of floats {shape}, got {kind}")
+    if x.ndim != shape.count(",") + 1 or x.numel() == 0:
+        raise ValueError(f"{name}: expected shape {shape}, got {tuple(x.shape)}")
+    if not x.isfinite().all():
+        raise ValueError(f"{name}: NaN or infinite values in what should be {shape}")
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def features_of(
+    name: str, a: Tensor, b: Tensor, least: int, paired: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Feature sets (N, D), (M, D) on the CPU, at least so many rows; paired: N = M."""
+    a, b = (_floats(name, x, "(N, D)").detach().cpu() for x in (a, b))
+    if a.shape[1] != b.shape[1] or (paired and len(a) != len(b)):
+        what = "pairs (N, D) of one shape" if paired else "as many features D on both sides"
+        raise ValueError(f"{name}: expected {what}, got {tuple(a.shape)} and {tuple(b.shape)}")
+    if min(len(a), len(b)) < least:
+        raise ValueError(f"{name}: at least {least} pictures a side, got {len(a)} and {len(b)}")
+    return a, b
+
+
+def pairs_of(name: str, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Pairs of pictures (N, 3, H, W); ValueError for other shapes and outside [-1, 1]."""
+    a, b = (_floats(name, x, "(N, 3, H, W)") for x in (a, b))
+    if a.shape != b.shape or a.shape[1] != 3:
+        got = f"{tuple(a.shape)} and {tuple(b.shape)}"
+        raise ValueError(f"{name}: expected pairs (N, 3, H, W) of one shape, got {got}")
+    low, high = min(float(x.min()) for x in (a, b)), max(float(x.max()) for x in (a, b))
+    if low < -1 - SLACK or high > 1 + SLACK:
+        raise ValueError(
+            f"{name}: expected pictures in [-1, 1], got {low:g} to {high:g}:"
+            " x / 127.5 - 1 for 0 .. 255, else clamp"
+        )
+    return a, b
 
 
 def ssim(a: Tensor, b: Tensor) -> Tensor:
     """Structural similarity of each pair of pictures (N, 3, H, W) in [-1, 1]: (N,), by
     scikit-image, as in Wang et al. 2004 (Gaussian window, sigma 1.5).
+
+    ValueError, in one line, for other shapes, types and ranges, and for sides below the window's.
     """
     from skimage.metrics import structural_similarity
 
+    a, b = (x.detach().cpu() for x in pairs_of("ssim", a, b))
+    if min(a.shape[2:]) < WINDOW:
+        size = f"{a.shape[2]}x{a.shape[3]}"
+        raise ValueError(f"ssim: its window is {WINDOW}x{WINDOW} and the pictures are {size}")
     how = dict(channel_axis=0, data_range=2, gaussian_weights=True, sigma=1.5)
     how["use_sample_covariance"] = False
     pairs = zip(a.numpy(), b.numpy(), strict=True)

@@ -69,10 +69,28 @@ def blend_report(
 def seam(picture: np.ndarray, reference: np.ndarray, grid: Grid) -> float:
     """How much rougher the error is across tile borders than elsewhere: 1 where no seam shows.
 
-    picture, reference: (H, W, C). The error's mean absolute step from one column to the next, at
-    the grid's borders over everywhere.
+    picture, reference: (H, W, C) at the grid's output size. Along each axis that has borders, the
+    error's mean absolute step from one pixel to the next, at the borders over everywhere; their
+    mean. 1 as well where there are no borders (one tile) or no step beyond float32's rounding.
+    ValueError for other shapes and for values that are not finite.
     """
-    step = np.abs(np.diff(np.asarray(picture, float) - reference, axis=1)).mean((0, 2))
+    error = tiling._error(picture, reference, grid)
+    rounding = 2e-6 * float(max(np.max(np.abs(x)) for x in (picture, reference)))
+    axes = (1, grid.xs), (0, grid.ys)
+    parts = [_rougher(error, axis, starts, grid, rounding) for axis, starts in axes]
+    return float(np.mean([p for p in parts if p is not None] or 1.0))
+
+
+def _rougher(
+    error: np.ndarray, axis: int, starts: list[int], grid: Grid, rounding: float
+) -> float | None:
+    """Mean step of the error (H, W, C) along an axis at the borders of tiles that begin at starts,
+    over the mean step everywhere; None without borders, 1 where no step exceeds the rounding.
+    """
+    step = np.abs(np.diff(error, axis=axis)).mean((1 - axis, 2))
     s = grid.scale
-    borders = {x * s - 1 for x in grid.xs[1:]} | {(x + grid.tile) * s - 1 for x in grid.xs[:-1]}
-    return float(step[sorted(b for b in borders if 0 <= b < len(step))].mean() / step.mean())
+    borders = {x * s - 1 for x in starts[1:]} | {(x + grid.tile) * s - 1 for x in starts[:-1]}
+    at = sorted(b for b in borders if 0 <= b < len(step))
+    if not at:
+        return None
+    return float(step[at].mean() / step.mean()) if step.max() > rounding else 1.0

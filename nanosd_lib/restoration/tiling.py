@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 from tqdm.auto import tqdm
+
+from nanosd_lib.data import pictures
 
 WINDOWS = ("gaussian", "linear")
 TileFunction = Callable[[np.ndarray], np.ndarray]  # (N, t, t, C) -> (N, s t, s t, C')
@@ -133,7 +134,8 @@ def stream(
     source: anything of shape (H, W, C) that can be sliced by rows (array, memory map). The function
     gets float32 tiles (N, t, t, C) and returns (N, s t, s t, C'). Memory is `Grid.buffer_mb`
     whatever the height: one band of tile rows at a time. A picture smaller than a tile is mirrored
-    up to it and cut again. ValueError for a source or a result of another shape.
+    up to it and cut again. ValueError for a source or a result of another shape, and for a writer
+    (`npy_writer`) on the file that the source is mapped from.
     """
     if len(getattr(source, "shape", ())) != 3 or source.shape[:2] != (grid.height, grid.width):
         shape = getattr(source, "shape", None)
@@ -143,6 +145,7 @@ def stream(
         )
     if batch < 1:
         raise ValueError(f"tiling: batch {batch} must be at least 1")
+    _refuse_own_input(source, emit)
     t, s, per = grid.tile, grid.scale, max(1, batch // grid.columns)
     across, down = (shares([p * s for p in starts], t * s, kind) for starts in (grid.xs, grid.ys))
     band, top = None, 0  # output rows from `top` on, in float64: what later tiles may still change
@@ -203,33 +206,56 @@ def run(
 
 
 def read_picture(path: str | Path) -> np.ndarray:
-    """A picture (H, W, 3) in uint8; a `.npy` file as a memory map, which is never read whole.
+    """A picture (H, W, 3) in uint8 by `pictures.read`; a `.npy` file (H, W, C) as a memory map,
+    which is never read whole.
 
     ValueError, in one line, for what is no picture.
     """
-    try:
-        if str(path).endswith(".npy"):
-            return np.load(path, mmap_mode="r", allow_pickle=False)
-        with Image.open(path) as image:
-            return np.asarray(image.convert("RGB"))
-    except FileNotFoundError:
-        raise ValueError(f"picture {path}: there is no such file") from None
-    except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"picture {path} cannot be read: {' '.join(str(error).split())}") from None
+    array = Path(path).suffix.lower() == ".npy"
+    return pictures.mapped(path) if array else pictures.read(path)
 
 
-def npy_writer(
-    path: str | Path, grid: Grid, channels: int = 3
-) -> Callable[[int, np.ndarray], None]:
-    """An `emit` for `stream` that writes rows into a float32 `.npy` file as they finish."""
-    width, height = grid.output
-    out = np.lib.format.open_memmap(path, "w+", np.float32, (height, width, channels))
+class NpyWriter:
+    """An `emit` for `stream`: rows go into a float32 `.npy` file, which is begun with the first."""
 
-    def emit(top: int, rows: np.ndarray) -> None:
-        out[top : top + len(rows)] = rows
-        out.flush()
+    def __init__(self, path: str | Path, shape: tuple[int, int, int]) -> None:
+        self.path, self.shape = Path(path).absolute(), shape
+        self.out: np.ndarray | None = None
 
-    return emit
+    def __call__(self, top: int, rows: np.ndarray) -> None:
+        if self.out is None:
+            self.out = np.lib.format.open_memmap(self.path, "w+", np.float32, self.shape)
+        self.out[top : top + len(rows)] = rows
+        self.out.flush()
+
+
+def npy_writer(path: str | Path, grid: Grid, channels: int = 3) -> NpyWriter:
+    """An `emit` for `stream` that writes rows into a float32 `.npy` file as they finish.
+
+    Nothing is written before the first rows. ValueError for a name without `.npy` (the file would
+    hold an array under the name of a picture) and for a folder that is not there.
+    """
+    path, (width, height) = Path(path), grid.output
+    if path.suffix.lower() != ".npy":
+        raise ValueError(f"tiling: the result {path} is an array: let its name end with .npy")
+    if not path.absolute().parent.is_dir():
+        raise ValueError(f"tiling: there is no folder for the result {path}: make it first")
+    return NpyWriter(path, (height, width, channels))
+
+
+def _refuse_own_input(source: Any, emit: Callable) -> None:
+    """ValueError where a writer's file is the one that the source, or what it views, is mapped from
+    (by any link or path).
+    """
+    target = getattr(emit, "path", None)
+    while source is not None and target is not None:
+        file = getattr(source, "filename", None)
+        if file and Path(file).exists() and target.exists() and target.samefile(file):
+            raise ValueError(
+                f"tiling: the result {target} is the file that the picture is read from:"
+                " give the result another name"
+            )
+        source = getattr(source, "base", None)
 
 
 def torch_tiles(net: Callable, device: str = "cpu") -> TileFunction:
@@ -242,3 +268,19 @@ def torch_tiles(net: Callable, device: str = "cpu") -> TileFunction:
             return net(x).float().cpu().permute(0, 2, 3, 1).numpy()
 
     return call
+
+
+def _error(picture: np.ndarray, reference: np.ndarray, grid: Grid) -> np.ndarray:
+    """picture - reference (H, W, C) in float64; ValueError unless both fit the grid and each other
+    and are finite.
+    """
+    picture, reference = np.asarray(picture, float), np.asarray(reference, float)
+    fits = picture.ndim == 3 and picture.shape[:2] == grid.output[::-1] and picture.shape[2] > 0
+    if picture.shape != reference.shape or not fits:
+        raise ValueError(
+            f"tiling: shapes {picture.shape} and {reference.shape} must both be"
+            f" ({grid.output[1]}, {grid.output[0]}, channels)"
+        )
+    if not np.isfinite(picture).all() or not np.isfinite(reference).all():
+        raise ValueError("tiling: a picture with NaN or infinite values has no seams to look for")
+    return picture - reference

@@ -10,6 +10,7 @@ value for every candidate. Tensors of floats are used in float64, on the CPU.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -55,9 +56,12 @@ def reference_point(Y: Tensor, margin: float = 0.1) -> Tensor:
     """The worst value in each column of Y (N, M), plus margin times the column's range. (M,)
 
     Not in the paper: our choice. Take it from a table known before the search and keep it fixed.
+    A column without range gets margin times its size (or 1), or else no row would lie below.
     """
     Y = shaped("Y", Y, None, None)
-    return Y.amax(0) + margin * (Y.amax(0) - Y.amin(0))
+    worst, spread = Y.amax(0), Y.amax(0) - Y.amin(0)
+    size = torch.where(worst == 0, 1, worst.abs())
+    return worst + margin * torch.where(spread > 0, spread, size)
 
 
 def initial_design(choices: Tensor, n: int, seed: int) -> list[int]:
@@ -195,7 +199,9 @@ def suggest(
     X_obs (n, D) has objectives Y_obs (n, 2) with variances y_var (n,) of quality; known (N,).
     acquisition: "exact" (EHVI in closed form), "qlogehvi" (BoTorch's) or "random". pool: score only
     so many candidates, drawn by seed. q > 1 is not in the paper: the Kriging believer, each choice
-    is taken to have its predicted mean before the next. ValueError when fewer than q are left.
+    is taken to have its predicted mean before the next. Where no candidate left can come below
+    ref_point, a warning says so and the nearest are taken (`_nearest`). ValueError when fewer than
+    q are left.
     """
     one_of("acquisition", acquisition, POOL)
     candidates, X_obs = as_codes("candidates", candidates, sizes), as_codes("X_obs", X_obs, sizes)
@@ -209,20 +215,39 @@ def suggest(
     rows = rows[draw[: max(q, pool or POOL[acquisition] or len(rows))].sort().values]
     X, chosen = candidates[rows].double(), []
     model = fit_quality(X_obs, Y_obs[:, 0], sizes, y_var, encoding)
+    ref = shaped("ref_point", ref_point, 2)
     while True:
         mu, sigma = marginals(model, X)
         if acquisition == "exact":
             score = log_ehvi_exact(mu, sigma, known[rows], Y_obs, ref_point)
         else:
             score = log_ehvi_sampled(model, X, known[rows], Y_obs, ref_point, sizes, seed)
-        score = score.clamp_min(torch.finfo(score.dtype).min)
         score[chosen] = -torch.inf
+        if (score.isneginf() | (known[rows] >= ref[1])).all():
+            warnings.warn(
+                "ref_point: no candidate left can come below it in both objectives:"
+                " the nearest to it are taken instead",
+                stacklevel=2,
+            )
+            score = _nearest(mu, known[rows], ref)
+            score[chosen] = -torch.inf
         chosen.append(best := int(score.argmax()))
         if len(chosen) == q:
             return rows[chosen]
         Y_obs = torch.cat([Y_obs, torch.stack([mu[best], known[rows[best]]])[None]])
         noise = model.likelihood.noise.mean().detach().reshape(1, 1)
         model = model.condition_on_observations(X[[best]], mu[best].reshape(1, 1), noise=noise)
+
+
+def _nearest(mu: Tensor, known: Tensor, ref: Tensor) -> Tensor:
+    """Scores (N,), the best first: least excess of known (N,) over ref (2,), then least predicted
+    quality mu (N,).
+
+    Not in the paper: our choice, for candidates that cannot enlarge the hypervolume.
+    """
+    excess = (known - ref[1]).clamp_min(0)
+    order = torch.from_numpy(np.lexsort((mu.numpy(), excess.numpy())))
+    return torch.empty_like(mu).index_put((order,), -torch.arange(len(mu)).to(mu))
 
 
 def _key(X: Tensor, sizes: Sizes) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -16,6 +17,18 @@ from tqdm.auto import tqdm
 from nanosd_lib.networks import arch
 from nanosd_lib.search import ehvi
 from nanosd_lib.search.ehvi import POOL, Point, Sizes
+
+SMALLEST = 1e-6  # Frechet distances below are rounding of the matrix root
+
+
+def log_distance(distance: float) -> float:
+    """Natural logarithm of a Frechet distance: finite, since what lies below SMALLEST is rounding.
+
+    ValueError for NaN.
+    """
+    if np.isnan(distance):
+        raise ValueError("log_distance: the distance is NaN")
+    return float(np.log(max(distance, SMALLEST)))
 
 
 def search(
@@ -36,6 +49,8 @@ def search(
     evaluate(row) measures quality, on_step sees each trial; candidates (N, D), known (N,). Columns:
     index (row of candidates), order, known, quality, hypervolume (so far), phase ("initial", then
     "ehvi" or "random"). Deterministic: a stopped search replays if `evaluate` remembers.
+    ValueError, before anything is evaluated, where the known of every candidate reaches ref_point;
+    a warning where in the end no design came below it in quality.
     """
     candidates, ref = (
         ehvi.as_codes("candidates", candidates, sizes),
@@ -47,6 +62,11 @@ def search(
         raise ValueError(f"initial: expected distinct rows below {len(known)}, got {initial}")
     if not 0 <= evaluations <= left:
         raise ValueError(f"evaluations: expected 0 to {left} after initial, got {evaluations}")
+    if not (known < ref[1]).any():
+        raise ValueError(
+            f"ref_point: no candidate can reach it, known is {float(known.min()):g} or more and"
+            f" {float(ref[1]):g} is asked: take reference_point(Y) of designs measured"
+        )
     phase = "random" if acquisition == "random" else "ehvi"
     options = dict(encoding=encoding, acquisition=acquisition, seed=seed)
     rows, Y, trials = [*map(int, initial)], torch.empty(0, 2, dtype=torch.float64), []
@@ -64,6 +84,13 @@ def search(
         trials.append(trial | dict(hypervolume=ehvi.hypervolume(Y, ref), phase=part))
         if on_step is not None:
             on_step(trials[-1])
+    if trials[-1]["hypervolume"] == 0:
+        at = ", ".join(f"{v:g}" for v in ref.tolist())
+        warnings.warn(
+            f"ref_point: none of the {len(trials)} designs evaluated lies below ({at})"
+            " in both objectives, so that every hypervolume is 0",
+            stacklevel=2,
+        )
     return pd.DataFrame(trials)
 
 
@@ -87,7 +114,7 @@ def run_search(
     sizes = tuple(len(c) for c in arch.CHOICES.values())
 
     def quality_of(i: int) -> float:
-        return float(np.log(judge(arch=str(networks[i]))["scores"]["tafid"]))
+        return log_distance(judge(arch=str(networks[i]))["scores"]["tafid"])
 
     first = torch.tensor([[quality_of(i), float(known[i])] for i in initial]).double()
     trials = search(
