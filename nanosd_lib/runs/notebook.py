@@ -10,7 +10,6 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
 import pandas as pd
 import torch
 
@@ -150,6 +149,8 @@ class Run:
 
     def figure(self, name: str, figure: Any) -> Any:
         """figures/<name>.png at 110 dpi, equal bytes for equal figures; returns the figure."""
+        import matplotlib.pyplot as plt
+
         plt.close(figure)  # shown once, as the cell's value
         data = BytesIO()
         figure.savefig(data, dpi=110, format="png", metadata={"Software": None})

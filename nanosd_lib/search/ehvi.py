@@ -12,28 +12,15 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from botorch.acquisition.multi_objective import logei
-from botorch.acquisition.multi_objective.logei import qLogExpectedHypervolumeImprovement
-from botorch.acquisition.multi_objective.objective import WeightedMCMultiOutputObjective
-from botorch.fit import fit_gpytorch_mll
-from botorch.models import GenericDeterministicModel, MixedSingleTaskGP, ModelList, SingleTaskGP
-from botorch.models.model import Model
-from botorch.models.transforms import Normalize
-from botorch.sampling.get_sampler import get_sampler
-from botorch.utils.multi_objective import Hypervolume, is_non_dominated
-from botorch.utils.multi_objective.box_decompositions import FastNondominatedPartitioning
-from botorch.utils.sampling import manual_seed
-from gpytorch.mlls import ExactMarginalLogLikelihood
 from torch import Tensor
 
-# BoTorch would compile a C++ kernel at first use: it needs a compiler, its last digits depend on
-# the
-# processor, and a killed build makes the next one wait for ever. Its own Python path gives the
-# same.
-logei._load_attempted = True
+if TYPE_CHECKING:  # BoTorch takes seconds to import: only who fits a model waits for it
+    from botorch.models.model import Model
+
 POOL = {"exact": None, "qlogehvi": 4096, "random": None}  # candidates scored per suggestion
 SAMPLES = 128  # quasi-Monte Carlo samples of qLogEHVI
 CHUNK = 2048  # candidates scored at once
@@ -42,11 +29,15 @@ Point, Sizes = Sequence[float] | Tensor, Sequence[int]
 
 def pareto_mask(Y: Tensor) -> Tensor:
     """Rows of Y (N, M) that no row dominates, minimising; of equal rows the first only. (N,)"""
+    from botorch.utils.multi_objective import is_non_dominated
+
     return is_non_dominated(shaped("Y", Y, None, None), maximize=False, deduplicate=True)
 
 
 def hypervolume(Y: Tensor, ref_point: Point) -> float:
     """Volume between the rows of Y (N, M) and ref_point (M,) that they dominate, minimising."""
+    from botorch.utils.multi_objective import Hypervolume
+
     Y = shaped("Y", Y, None, None)
     ref = shaped("ref_point", ref_point, Y.shape[1])
     return float(Hypervolume(-ref).compute(-Y[pareto_mask(Y)]))
@@ -92,6 +83,12 @@ def fit_quality(
     per decision, is our choice, since codes have no order. y_var (n,) is the variance of each y.
     The model takes codes, as floats, under either encoding. ValueError when n < 2.
     """
+    from botorch.fit import fit_gpytorch_mll
+    from botorch.models import MixedSingleTaskGP, SingleTaskGP
+    from botorch.models.transforms import Normalize
+    from botorch.utils.sampling import manual_seed
+    from gpytorch.mlls import ExactMarginalLogLikelihood
+
     one_of("encoding", encoding, ("hamming", "ordinal"))
     X = as_codes("X", X, sizes).double()
     if len(X) < 2:
@@ -164,13 +161,24 @@ def log_ehvi_sampled(
     known (N,), front (K, 2). Inside, both objectives are scaled to 1 between the best value of
     the front and ref_point (2,), because qLogEHVI smooths in fixed units.
     """
+    from botorch.acquisition.multi_objective import logei
+    from botorch.acquisition.multi_objective.objective import WeightedMCMultiOutputObjective
+    from botorch.models import GenericDeterministicModel, ModelList
+    from botorch.sampling.get_sampler import get_sampler
+    from botorch.utils.multi_objective.box_decompositions import FastNondominatedPartitioning
+
+    # BoTorch would compile a C++ kernel at first use: it needs a compiler, its last digits depend
+    # on the processor, and a killed build makes the next one wait for ever. Its own Python path
+    # gives the same.
+    logei._load_attempted = True
+
     X, known = as_codes("X", X, sizes), shaped("known", known, len(X))
     front, ref = shaped("front", front, None, 2), shaped("ref_point", ref_point, 2)
     unit = (ref - front.amin(0)).abs().clamp_min(1e-12)
     table = known.new_zeros(math.prod(sizes)).index_put((_key(X, sizes),), known)
     analytic = GenericDeterministicModel(lambda Z: table[_key(Z.long(), sizes)][..., None])
     both, X = ModelList(model, analytic), X.double()
-    acquisition = qLogExpectedHypervolumeImprovement(
+    acquisition = logei.qLogExpectedHypervolumeImprovement(
         both,
         ref_point=-ref / unit,
         partitioning=FastNondominatedPartitioning(-ref / unit, Y=-front / unit),
