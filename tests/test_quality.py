@@ -218,6 +218,33 @@ def test_the_bundled_teacher_and_its_judges(sd_mini):
     assert np.isfinite(metrics.frechet(f, f.roll(1, 0)))
 
 
+def test_what_is_no_pipeline_is_refused_in_one_line(tmp_path, monkeypatch):
+    (tmp_path / "sd.safetensors").write_bytes(b"")
+    (tmp_path / "empty").mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for path, word in (
+        ("data/nothing", "^no such folder: data/nothing$"),
+        ("~/sd", "^no such folder: ~/sd$"),
+        ("", "holds no pipeline"),
+        (tmp_path / "no/such/place", "^no such folder"),
+        (tmp_path / "sd.safetensors", "is a file: give the folder"),
+        ("~/empty", "~/empty holds no pipeline"),
+        ("data/sd-mini/unet", "give .*data/sd-mini$"),
+    ):
+        with pytest.raises((FileNotFoundError, NotADirectoryError), match=word) as err:
+            pipeline.load_teacher(path)
+        assert "\n" not in str(err.value)
+    for dtype in ("fp16", "float8", "int8", "nn", torch.float8_e4m3fn):
+        with pytest.raises(ValueError, match="use one of float32, bfloat16, float16"):
+            pipeline.load_teacher("data/sd-mini", dtype)
+
+
+def test_a_teacher_in_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "sd").symlink_to(paths.ROOT / "data/sd-mini")
+    assert pipeline.load_teacher("~/sd", torch.float16).unet.dtype == torch.float16
+
+
 # ------------------------------------------------------------------------------------- other judges
 
 

@@ -12,6 +12,7 @@ from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from diffusers.models.unets.unet_2d_blocks import UNetMidBlock2DCrossAttn
 from diffusers.models.upsampling import Upsample2D
+from diffusers.utils.torch_utils import apply_freeu
 from torch import Tensor, nn
 
 from nanosd_lib.networks.arch import Arch
@@ -51,6 +52,7 @@ class Stage(nn.Module):
     """
 
     has_cross_attention = True
+    gradient_checkpointing = False  # as in the stock blocks: recompute the ResNet blocks backwards
 
     def __init__(
         self, stage: str, code: str, inputs: tuple[int, ...], out: int, config: dict
@@ -85,7 +87,10 @@ class Stage(nn.Module):
         )
 
     def block(self, i: int, x: Tensor, temb: Tensor, text: Tensor, **kwargs) -> Tensor:
-        x = self.resnets[i](x, temb)
+        if torch.is_grad_enabled() and self.gradient_checkpointing:
+            x = self._gradient_checkpointing_func(self.resnets[i], x, temb)
+        else:
+            x = self.resnets[i](x, temb)
         return (
             x
             if self.attentions[i] is None
@@ -96,6 +101,9 @@ class Stage(nn.Module):
 class EncoderStage(Stage):
     """hidden (N, C_in, H, W) -> last, (first, last[, down]) with C_out channels; `down` is (N,
     C_out, H/2, W/2).
+
+    A T2I-Adapter's residual (N, C_out, H, W) is added to last, as in `CrossAttnDownBlock2D`. A
+    stage without a transformer block also takes one of down's size, as `DownBlock2D` does.
     """
 
     def __init__(
@@ -118,6 +126,7 @@ class EncoderStage(Stage):
         attention_mask: Tensor | None = None,
         cross_attention_kwargs: dict | None = None,
         encoder_attention_mask: Tensor | None = None,
+        additional_residuals: Tensor | None = None,
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         x, seen = hidden_states, []
         for i in self.slots:
@@ -131,17 +140,30 @@ class EncoderStage(Stage):
                 encoder_attention_mask=encoder_attention_mask,
             )
             seen.append(x)
+        late = additional_residuals is not None and self.is_late(additional_residuals, x)
+        if additional_residuals is not None and not late:
+            seen[-1] = x = x + additional_residuals
         skips = (seen[0], seen[-1])
         if self.downsamplers is not None:
             x = self.downsamplers[0](x)
+            x = x + additional_residuals if late else x
             skips = (*skips, x)
         return x, skips
+
+    def is_late(self, residual: Tensor, last: Tensor) -> bool:
+        """Whether an adapter's residual belongs behind the downsampler of a stage without A."""
+        other_size = residual.shape[-2:] != last.shape[-2:]
+        return other_size and self.downsamplers is not None and "A" not in self.code
 
 
 class DecoderStage(Stage):
     """hidden (N, C_prev, H, W) and skips (entry, first, last) -> (N, C_out, 2H, 2W), or (N, C_out,
     H, W) in D1.
+
+    `resolution_idx`, its place among the U-Net's decoder stages, is what FreeU goes by.
     """
+
+    resolution_idx: int | None = None
 
     def __init__(
         self, stage: str, code: str, prev: int, out: int, entry: int, up: bool, config: dict
@@ -169,7 +191,7 @@ class DecoderStage(Stage):
         for i in self.slots:
             x = self.block(
                 i,
-                torch.cat([x, res_hidden_states_tuple[2 - i]], dim=1),
+                torch.cat(self.freeu(x, res_hidden_states_tuple[2 - i]), dim=1),
                 temb,
                 encoder_hidden_states,
                 attention_mask=attention_mask,
@@ -177,6 +199,13 @@ class DecoderStage(Stage):
                 encoder_attention_mask=encoder_attention_mask,
             )
         return x if self.upsamplers is None else self.upsamplers[0](x, upsample_size)
+
+    def freeu(self, x: Tensor, skip: Tensor) -> tuple[Tensor, Tensor]:
+        """Hidden (N, C, H, W) and skip (N, C', H, W) as FreeU weighs them while it is enabled."""
+        factors = {k: getattr(self, k, None) for k in ("s1", "s2", "b1", "b2")}
+        if not all(factors.values()):
+            return x, skip
+        return apply_freeu(self.resolution_idx, x, skip, **factors)
 
 
 def average_channels(conv: nn.Conv2d) -> None:
@@ -240,7 +269,7 @@ class Bridge(nn.Module):
     """A removed stage: the shortest thing of its shapes, without a parameter (our assumption).
 
     Channels are averaged or repeated, resolution changes by averaging or by repeating pixels, and a
-    decoder's bridge leaves the skips unread.
+    decoder's bridge leaves the skips unread. An adapter's residual is added as in an encoder stage.
     """
 
     has_cross_attention = True
@@ -252,9 +281,18 @@ class Bridge(nn.Module):
         self.resamples = (stage.downsamplers if self.encoder else stage.upsamplers) is not None
         self.resnets = [None] * 3  # how many skips a decoder stage is handed
 
-    def forward(self, hidden_states: Tensor, *args, **kwargs):
+    def forward(
+        self,
+        hidden_states: Tensor,
+        *args,
+        upsample_size: tuple[int, int] | None = None,
+        additional_residuals: Tensor | None = None,
+        **kwargs,
+    ):
         x = match_channels(hidden_states, self.out)
         if not self.encoder:
-            return nn.functional.interpolate(x, scale_factor=2.0) if self.resamples else x
-        down = (nn.functional.avg_pool2d(x, 2),) if self.resamples else ()
+            how = dict(size=upsample_size) if upsample_size is not None else dict(scale_factor=2.0)
+            return nn.functional.interpolate(x, **how) if self.resamples else x
+        x = x if additional_residuals is None else x + additional_residuals
+        down = (nn.functional.avg_pool2d(x, 2, ceil_mode=True),) if self.resamples else ()
         return (down[0] if down else x), (x, x, *down)

@@ -71,7 +71,7 @@ def stage_inputs(
         return kwargs | {"hidden_states": make(batch, w[max(i - 1, 0)], side, side)}
     skips = (w[max(i - 1, 0)], w[i], w[i])
     return kwargs | {
-        "hidden_states": make(batch, w[min(i + 1, 3)], side, side),
+        "hidden_states": make(batch, w[min(i + 1, len(w) - 1)], side, side),
         "res_hidden_states_tuple": tuple(make(batch, c, side, side) for c in skips),
     }
 

@@ -5,13 +5,18 @@ pictures.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
+from huggingface_hub import try_to_load_from_cache
+from huggingface_hub.errors import HFValidationError
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from nanosd_lib.paths import ROOT
+
+DTYPES = ("float32", "bfloat16", "float16", "float64")
 
 
 @dataclass(frozen=True)
@@ -32,10 +37,16 @@ class Protocol:
 def load_teacher(
     path: str, dtype: str = "float32", device: str = "cpu", variant: str | None = None
 ) -> StableDiffusionPipeline:
-    """The teacher's pipeline from a folder, with DPM-Solver++ 2M for sampling in few steps."""
-    where = ROOT / path if (ROOT / path).is_dir() else path
+    """The teacher's pipeline from a folder, with DPM-Solver++ 2M for sampling in few steps.
+
+    Raises FileNotFoundError or NotADirectoryError where the folder holds no pipeline, ValueError
+    for a dtype that is none of `DTYPES`.
+    """
+    dtype = str(dtype).removeprefix("torch.")
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype {dtype!r}: use one of {', '.join(DTYPES)}")
     pipe = StableDiffusionPipeline.from_pretrained(
-        where,
+        pipeline_folder(path),
         dtype=getattr(torch, dtype),
         use_safetensors=True,
         safety_checker=None,
@@ -48,6 +59,38 @@ def load_teacher(
     for net in (pipe.unet, pipe.vae, pipe.text_encoder):
         net.eval().requires_grad_(False)
     return pipe
+
+
+def pipeline_folder(path: str | Path) -> Path | str:
+    """The folder of a saved pipeline, from here or from the repository's root; the name of a
+    repository whose files are in the Hugging Face cache stays as it is.
+
+    Raises FileNotFoundError, NotADirectoryError in one line.
+    """
+    where = Path(path).expanduser()
+    where = ROOT / where if (ROOT / where).exists() else where
+    if where.is_file():
+        raise NotADirectoryError(
+            f"{path} is a file: give the folder that save_pretrained wrote (a single checkpoint"
+            " becomes one by StableDiffusionPipeline.from_single_file(...).save_pretrained(...))"
+        )
+    if not where.is_dir():
+        if cached(str(path)):
+            return str(path)
+        raise FileNotFoundError(f"no such folder: {path}")
+    if not (where / "model_index.json").is_file():
+        above = (where.parent / "model_index.json").is_file()
+        hint = f"give {where.parent}" if above else "give a folder of StableDiffusionPipeline"
+        raise FileNotFoundError(f"{path} holds no pipeline (no model_index.json): {hint}")
+    return where
+
+
+def cached(name: str) -> bool:
+    """Whether a repository's pipeline is in the Hugging Face cache; False for what is no name."""
+    try:
+        return isinstance(try_to_load_from_cache(name, "model_index.json"), str)
+    except HFValidationError:
+        return False
 
 
 def with_parts(pipe: StableDiffusionPipeline, **parts: nn.Module) -> StableDiffusionPipeline:

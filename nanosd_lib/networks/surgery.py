@@ -28,20 +28,25 @@ from diffusers import ModelMixin, UNet2DConditionModel
 from diffusers.configuration_utils import register_to_config
 from torch import nn
 
+from nanosd_lib.networks import stock
 from nanosd_lib.networks.arch import BASE, STAGES, Arch
 from nanosd_lib.networks.blocks import BLOCK, Bridge, Stage, average_channels, decoder, encoder, mid
+from nanosd_lib.networks.lora import TeacherAdapters
 
 __all__ = ["ModelMixin", "NanoUNet"]  # pipelines look for ModelMixin beside a network of ours
 
 
-class NanoUNet(UNet2DConditionModel):
+class NanoUNet(TeacherAdapters, stock.Calls, UNet2DConditionModel):
     """A `UNet2DConditionModel` whose stages follow an `Arch`: same call, same output, same saving
     and loading.
 
-    `block_out_channels` are the teacher's four widths; the fourth is used only where the arch keeps
-    E4, M, D4. Raises ValueError for an arch that does not parse, and for widths on which E4-M-D4
-    cannot be left out.
+    `block_out_channels` and `attention_head_dim` are the teacher's four, or the first three where
+    the arch lacks E4, M, D4, as the configuration then says; `removed` names the stages that
+    `without` took out. Raises ValueError for an arch that does not parse, and for widths on which
+    E4-M-D4 cannot be left out.
     """
+
+    _no_split_modules = [*UNet2DConditionModel._no_split_modules, "EncoderStage", "DecoderStage"]
 
     @register_to_config
     def __init__(
@@ -62,8 +67,11 @@ class NanoUNet(UNet2DConditionModel):
         downsample_padding: int = 1,
         use_linear_projection: bool = False,
         upcast_attention: bool = False,
+        removed: tuple[str, ...] = (),
     ) -> None:
         a = Arch.parse(arch)
+        if len(block_out_channels) == 3 and not a.deep:
+            block_out_channels = (*block_out_channels, block_out_channels[2])
         if len(block_out_channels) != 4 or block_out_channels[2] != block_out_channels[3]:
             raise ValueError(
                 f"block_out_channels {tuple(block_out_channels)}: NanoSD surgery needs four widths,"
@@ -71,11 +79,8 @@ class NanoUNet(UNet2DConditionModel):
             )
         depth = 4 if a.deep else 3
         widths = tuple(block_out_channels)
-        heads = (
-            (attention_head_dim,) * 4
-            if isinstance(attention_head_dim, int)
-            else tuple(attention_head_dim)
-        )
+        one = isinstance(attention_head_dim, int)
+        heads = (attention_head_dim,) * 4 if one else tuple(attention_head_dim)
         frame = dict(
             norm_num_groups=norm_num_groups,
             norm_eps=norm_eps,
@@ -103,7 +108,12 @@ class NanoUNet(UNet2DConditionModel):
                 center_input_sample=center_input_sample,
                 **frame,
             )
-        self.register_to_config(block_out_channels=widths, attention_head_dim=attention_head_dim)
+        self.register_to_config(
+            block_out_channels=widths[:depth],
+            attention_head_dim=attention_head_dim if one else heads[:depth],
+            removed=tuple(removed),
+            **stock.described(a, tuple(removed), self.class_name),
+        )
         config = frame | {"heads": heads, "temb": 4 * widths[0]}
         self.down_blocks = nn.ModuleList(
             encoder(s, c, a, widths, config) for s, c in a.stages.items() if s[0] == "E"
@@ -112,6 +122,10 @@ class NanoUNet(UNet2DConditionModel):
             decoder(s, c, widths, config) for s, c in a.stages.items() if s[0] == "D"
         )
         self.mid_block = mid(widths, config) if a.deep else None
+        for i, stage in enumerate(self.up_blocks):
+            stage.resolution_idx = i
+        for name in removed:
+            self._bridge(name)
         for module in (self.conv_in, self.time_embedding, self.conv_norm_out, self.conv_out):
             module.to_empty(device=device)
             for m in module.modules():
@@ -137,13 +151,22 @@ class NanoUNet(UNet2DConditionModel):
         group, i = BLOCK[name]
         return getattr(self, group)[i - (group == "up_blocks" and not self.arch.deep)]
 
+    def _bridge(self, name: str) -> None:
+        """Put a `Bridge` in the place of a stage, nothing in that of M."""
+        if name == "M":
+            self.mid_block = None
+            return
+        group, gone = BLOCK[name][0], self.stage(name)
+        blocks = [Bridge(block) if block is gone else block for block in getattr(self, group)]
+        setattr(self, group, nn.ModuleList(blocks))
+
 
 # -------------------------------------------------------------------------------------- inheritance
 def settings(teacher: UNet2DConditionModel) -> dict:
     """The teacher's configuration as `NanoUNet` takes it; ValueError where it is not of Stable
     Diffusion's type.
     """
-    c = teacher.config
+    c = stock.unwrapped(teacher).config
     if (
         tuple(c.down_block_types) != ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",)
         or c.layers_per_block != 2
@@ -162,7 +185,9 @@ def settings(teacher: UNet2DConditionModel) -> dict:
             "teacher: class, addition and time-condition embeddings are not SD 1.5's"
             " and not supported"
         )
-    return {k: c[k] for k in NanoUNet._get_init_keys(NanoUNet) if k in c and k != "arch"}
+    own = NanoUNet._get_init_keys(NanoUNet) - {"arch", "removed"}
+    stock.refuse_unusual(c, own | {"down_block_types", "layers_per_block"})
+    return {k: c[k] for k in own if k in c}
 
 
 def teacher_name(name: str, deep: bool) -> str:
@@ -180,7 +205,7 @@ def inherit(
     """Copy the teacher's weights into the student, or let it hold the very same tensors; returns
     the parameters it has none for (1x1 reductions only).
     """
-    source = teacher.state_dict()
+    source = stock.weights(teacher)
     state = {
         k: source[teacher_name(k, deep)]
         for k in student.state_dict()
@@ -196,9 +221,9 @@ def inherit(
 
 def student(arch: Arch | str, teacher: UNet2DConditionModel) -> NanoUNet:
     """A new U-Net of this arch with the teacher's weights wherever it keeps a block; the teacher is
-    untouched.
+    untouched. It may be compiled, parallel, prepared by accelerate, or hold a fused LoRA.
     """
-    a = Arch.parse(str(arch))
+    a, teacher = Arch.parse(str(arch)), stock.unwrapped(teacher)
     p = next(teacher.parameters())
     with torch.device(p.device):
         net = NanoUNet(arch=str(a), **settings(teacher))
@@ -213,7 +238,8 @@ def borrow(arch: Arch | str, teacher: UNet2DConditionModel) -> NanoUNet:
     """A student made of the teacher's own tensors: nothing is copied, so it is for looking and
     measuring, not for training.
     """
-    a, p = Arch.parse(str(arch)), next(teacher.parameters())
+    a, teacher = Arch.parse(str(arch)), stock.unwrapped(teacher)
+    p = next(teacher.parameters())
     with torch.device("meta"):
         net = NanoUNet(arch=str(a), **settings(teacher))
     for stage in net.up_blocks:
@@ -227,15 +253,18 @@ def borrow(arch: Arch | str, teacher: UNet2DConditionModel) -> NanoUNet:
 def without(net: NanoUNet, stage: str) -> NanoUNet:
     """A network that lacks one stage (E1 ... D1, E4, M, D4) and shares everything else with `net`,
     which is untouched: M is skipped, any other stage becomes a `Bridge` of its shapes.
+
+    Saved and loaded like any other. Raises ValueError for a stage that is not there.
     """
+    gone = tuple(net.config.removed)
+    if stage not in net.arch.stages or stage in gone:
+        left = ", ".join(s for s in net.arch.stages if s not in gone)
+        raise ValueError(f"without {stage!r}: this network has {left}")
     other = shallow(net)
-    other._modules = net._modules.copy()
-    if stage == "M":
-        other.mid_block = None
-        return other
-    group, gone = BLOCK[stage][0], net.stage(stage)
-    blocks = [Bridge(block) if block is gone else block for block in getattr(net, group)]
-    setattr(other, group, nn.ModuleList(blocks))
+    other._modules, gone = net._modules.copy(), (*gone, stage)
+    other._bridge(stage)
+    layout = stock.described(net.arch, gone, net.class_name)
+    other.register_to_config(removed=gone, **layout)
     return other
 
 
@@ -243,6 +272,7 @@ def surrogate(stage: str, code: str, teacher: UNet2DConditionModel) -> Stage:
     """One stage of that code alone, at the teacher's widths and with the teacher's weights where it
     keeps a block.
     """
+    teacher = stock.unwrapped(teacher)
     p, a = next(teacher.parameters()), Arch(**(BASE | {stage: code}))
     with torch.device("meta"):
         part = NanoUNet(arch=str(a), **settings(teacher)).stage(stage)
@@ -250,7 +280,7 @@ def surrogate(stage: str, code: str, teacher: UNet2DConditionModel) -> Stage:
     if getattr(part, "reduce", None) is not None:
         average_channels(part.reduce)
     group, i = BLOCK[stage]
-    source = getattr(teacher, group)[i].state_dict()
+    source = stock.weights(getattr(teacher, group)[i])
     part.load_state_dict({k: source[k] for k in part.state_dict() if k in source}, strict=False)
     return part
 
@@ -287,11 +317,7 @@ def stock_config(arch: Arch, teacher: UNet2DConditionModel) -> dict | None:
     down, up = (arch.E1, arch.E2, arch.E3), (arch.D3, arch.D2, arch.D1)
     if arch.deep or not set(down) <= {"R", "RA"} or not set(up) <= {"RR", "RARA"}:
         return None
-    own = {
-        k: v
-        for k, v in settings(teacher).items()
-        if k not in ("block_out_channels", "attention_head_dim")
-    }
+    own, teacher = settings(teacher), stock.unwrapped(teacher)
     heads = teacher.config.attention_head_dim
     return own | dict(
         block_out_channels=tuple(teacher.config.block_out_channels[:3]),
