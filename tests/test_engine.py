@@ -14,7 +14,7 @@ import papermill
 import psutil
 import pytest
 
-from nanosd_lib.runs import endstate, engine, kernels, resident
+from nanosd_lib.runs import arguments, endstate, engine, kernels, resident
 from nanosd_lib.views import explorers
 
 PARAMETERS = "profile = 'smoke'\nseed = 0\nrate = 0.5\noverrides = {}"
@@ -71,7 +71,11 @@ def test_ok_with_seconds_and_memory_of_each_cell(tmp_path):
         ("import os; os.kill(os.getpid(), 9)", "killed", "the kernel died of SIGKILL"),
         ("import os; os.kill(os.getpid(), 11)", "killed", "the kernel died of SIGSEGV"),
         ("import os; os._exit(3)", "killed", "the kernel left with exit code 3"),
-        ("import sys; sys.exit(0)", "code error", "SystemExit"),
+        ("import sys; sys.exit(1)", "code error", "SystemExit: 1"),
+        ("import sys; sys.exit('no data')", "code error", "SystemExit: no data"),
+        ("%nosuchmagic 1", "code error", "UsageError: Line magic function `%nosuchmagic` not"),
+        ("%%nosuchmagic\n1", "code error", "UsageError: Cell magic `%%nosuchmagic` not found"),
+        ("x = (", "code error", "SyntaxError"),
     ],
 )
 def test_every_end_has_its_name(tmp_path, cell, state, words):
@@ -82,6 +86,69 @@ def test_every_end_has_its_name(tmp_path, cell, state, words):
     assert [c.metadata.papermill.status for c in code[-3:]] == ["completed", "failed", "pending"]
     assert code[-1].execution_count is None
     assert book.cells[0].source.startswith(f"**This run failed ({state}).**")
+
+
+@pytest.mark.parametrize("cell", ["import sys; sys.exit(0)", "raise SystemExit"])
+def test_a_notebook_may_end_itself(tmp_path, cell):
+    """papermill's rule: an exit code of zero is no error, and nothing below is run."""
+    outcome, book = run(tmp_path, "before = 1", cell, "1 / 0")
+    assert (outcome.state, outcome.error) == ("ok", "")
+    states = [c.metadata.papermill.status for c in book.cells]
+    assert states[-3:] == ["completed", "completed", "pending"]
+
+
+def tagged(tmp_path, tag, *cells):
+    """A notebook whose second cell carries a tag, run by papermill itself."""
+    book = nbformat.read(notebook(tmp_path / "in.ipynb", *cells), as_version=4)
+    book.cells[1].metadata["tags"] = [tag]
+    nbformat.write(book, tmp_path / "in.ipynb")
+    outcome = kernels.execute(tmp_path / "in.ipynb", tmp_path / "out.ipynb", {}, {})
+    return outcome, nbformat.read(tmp_path / "out.ipynb", as_version=4)
+
+
+def test_a_cell_that_should_fail_is_no_failure(tmp_path):
+    outcome, book = tagged(tmp_path, "raises-exception", "1 / 0", "print('after')")
+    assert (outcome.state, outcome.error) == ("ok", "")
+    assert "ZeroDivisionError" in book.cells[1].outputs[0].text
+    assert book.cells[2].outputs[0].text == "after\n"
+
+
+def test_the_cell_that_failed_is_named(tmp_path):
+    """Not the one that should fail, not the last that ran, and not by its outputs alone."""
+    outcome, book = tagged(tmp_path, "raises-exception", "1 / 0", "%nosuchmagic", "3")
+    assert outcome.error.startswith("code cell 3 of 4: UsageError")
+    shown = "try:\n    {}['a']\nexcept KeyError:\n    get_ipython().showtraceback()"
+    outcome, book = run(tmp_path, shown, "2")
+    assert (outcome.state, outcome.error) == ("code error", "code cell 2 of 3: KeyError: 'a'")
+    states = [c.metadata.papermill.status for c in book.cells[1:]]
+    assert states == ["completed", "failed", "completed"]
+
+
+def test_a_cell_may_be_left_out(tmp_path):
+    outcome, book = tagged(tmp_path, "skip-execution", "1 / 0", "print('after')")
+    assert outcome.state == "ok" and book.cells[1].metadata.papermill.status == "pending"
+
+
+IPYTHON = [
+    "x = 1\n%matplotlib inline\ny = 2",
+    "!python --version",
+    "len?",
+    "%%time\nz = 3",
+    "%%bash\necho shell",
+    "files = !ls\nassert x + y + z == 6 and files",
+    "import asyncio\nawait asyncio.sleep(0)",
+    "async with asyncio.timeout(9):\n    pass",
+    "cd .",
+]
+
+
+def test_cells_may_be_ipython(tmp_path):
+    parameters = "%matplotlib inline\n" + PARAMETERS
+    source = notebook(tmp_path / "in.ipynb", *IPYTHON, "print(seed)", parameters=parameters)
+    outcome = kernels.execute(source, tmp_path / "out.ipynb", {"seed": 4}, {})
+    assert outcome.state == "ok", outcome.error
+    book = nbformat.read(tmp_path / "out.ipynb", as_version=4)
+    assert book.cells[-1].outputs[0].text == "4\n"
 
 
 def test_the_systems_memory_killer_is_told_from_other_kills():
@@ -155,6 +222,64 @@ def test_parameters_are_refused_before_a_kernel_starts(tmp_path, given, words):
             source, out, given, engine_name="nanosd", kernel_name="no-such-kernel"
         )
     assert words in str(err.value) and "\n" not in str(err.value) and not out.exists()
+
+
+@pytest.mark.parametrize(
+    "cell, accepted, refused",
+    [
+        ("x: int = 5", [7, -1], [True, 0.5, "7", None]),
+        ("x: float = 1", [0.5, 2], [True, "1"]),
+        ("x: float | None = 1.0", [None, 0.5], []),
+        ("x: list[int] = [1]", [[2]], [3, {}]),
+        ("x: int", [1], ["1"]),
+        ("x: 'anything' = 5", ["y", None], []),
+        ("a, x = 1, 2", [3], ["3"]),
+        ("(a, [x, b]), c = (1, ('s', 3)), 4", ["t"], [1]),
+        ("a, *x = [1, 2, 3]", [[4], 4], []),
+        ("a, x = make()", [1, "s"], []),
+        ("a = x = 3", [4], ["4"]),
+        ("x = (1, 2)", [[3, 4]], [3, "34"]),
+        ("x = {1, 2}", [[3]], [3]),
+        ("x = -1", [1, -2], [1.5]),
+        ("x = -1.5", [1, -2, 0.5], ["1"]),
+        ("x = 1e-3 / -1", [1, 0.5], ["1"]),
+        ("x = 2 * 3  # six", [5], [0.5]),
+        ("x = 2 ** 0.5", [5, 0.5], ["a"]),
+        ("x = 9 ** 9 ** 9", [5, "a"], []),
+        ("x = 1 / 0", [5, "a"], []),
+        ("x = 1  # comment", [5], ["a"]),
+        ("x = None", [1, "s", [1], None], []),
+        ("x: int = None", [1, "s", None], []),
+        ("x = True", [False], [1, "yes"]),
+        ("x = {'a': 1}", [{}], [[1]]),
+        ("x = [1]", [[]], [{}]),
+        ("from pathlib import Path\nx = Path('y')", ["z", 1], []),
+        ("if True:\n    x = 1", ["z", 1], []),
+        ("%time x = 1", [2], ["s"]),
+        ("%%time\nx = 1", [2], ["s"]),
+    ],
+)
+def test_what_the_parameters_cell_declares(tmp_path, cell, accepted, refused):
+    book = nbformat.read(notebook(tmp_path / "in.ipynb", parameters=cell), as_version=4)
+    for value in accepted:
+        arguments.check_parameters(book, {"x": value})
+    for value in refused:
+        with pytest.raises(ValueError, match="parameter x = .* is refused: .* is wanted"):
+            arguments.check_parameters(book, {"x": value})
+    with pytest.raises(ValueError, match="has no parameter 'y'"):
+        arguments.check_parameters(book, {"y": 1})
+
+
+def test_a_run_is_checked_beside_unknown_defaults(tmp_path):
+    parameters = PARAMETERS + "\nfolder = make()\n"
+    book = nbformat.read(notebook(tmp_path / "in.ipynb", parameters=parameters), as_version=4)
+    with pytest.raises(ValueError, match="did you mean 'smoke'"):
+        arguments.check_parameters(book, {"profile": "smok"})
+    parameters = parameters.replace("'smoke'", "make()")
+    book = nbformat.read(notebook(tmp_path / "in.ipynb", parameters=parameters), as_version=4)
+    arguments.check_parameters(book, {"seed": 3})
+    with pytest.raises(ValueError, match="did you mean 'smoke'"):
+        arguments.check_parameters(book, {"profile": "smok"})
 
 
 def test_an_integer_is_a_number(tmp_path):

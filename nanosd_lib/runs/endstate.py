@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
+from nbclient.exceptions import CellExecutionError
 
 from nanosd_lib.paths import ROOT
 
@@ -44,38 +45,68 @@ def dead(code: int | None, memory: bool) -> tuple[str, str]:
     return "killed", f"the kernel left with exit code {code}"
 
 
-def judge(notebook: Any, explorers: str) -> tuple[str, str]:
-    """State and words for a notebook whose kernel lived to the end."""
+def judge(
+    notebook: Any, reply: CellExecutionError | None, explorers: str
+) -> tuple[str, str, Any | None]:
+    """State, words and the cell they are about, for a notebook whose kernel lived to the end.
+
+    reply: the error that ended it, from the kernel itself, since not every error leaves an output.
+    """
     for cell in _code(notebook):
-        errors = [o for o in cell.outputs if o.output_type == "error"]
-        if errors:
-            what = f"{errors[0].ename}: {errors[0].evalue}"
-            if NO_MEMORY.search(what):
-                return "out of memory", what
-            return ("missing artifact" if errors[0].ename == "Missing" else "code error"), what
-        if cell.execution_count is None:
-            return "killed", "it did not run"
+        ended = cell.metadata.get("papermill", {}).get("exception")  # papermill's own mark
+        if reply is not None and ended:
+            return ("ok", "", None) if left(reply) else (*named(reply), cell)
+        if errors := [] if _may_fail(cell) else _errors(cell):
+            return (*named(errors[0]), cell)
+        if cell.execution_count is None and not _tagged(cell, "skip-execution"):
+            return "killed", "it did not run", cell
     if explorers:
-        return "widget error", explorers
+        return "widget error", explorers, None
     for model in notebook.metadata.get("widgets", {}).values():
         for widget in model.get("state", {}).values():
             for output in widget.get("state", {}).get("outputs", []):
                 if output.get("output_type") == "error":
-                    return "widget error", f"{output.get('ename')}: {output.get('evalue')}"
-    return "ok", ""
+                    error = f"{output.get('ename')}: {output.get('evalue')}"
+                    return "widget error", error, None
+    return "ok", "", None
 
 
-def tidy(notebook: Any, state: str, error: str) -> str:
+def named(error: Any) -> tuple[str, str]:
+    """State and words for an error of a cell: nbclient's exception, or an output."""
+    what = f"{error.ename}: {error.evalue}"
+    if NO_MEMORY.search(what):
+        return "out of memory", what
+    return ("missing artifact" if error.ename == "Missing" else "code error"), what
+
+
+def left(error: Any) -> bool:
+    """Whether the cell ended the notebook in peace: papermill's rule for `sys.exit()`."""
+    return error.ename == "SystemExit" and error.evalue in ("", "0")
+
+
+def _tagged(cell: Any, tag: str) -> bool:
+    return tag in cell.metadata.get("tags", [])
+
+
+def _may_fail(cell: Any) -> bool:
+    return _tagged(cell, "raises-exception")
+
+
+def _errors(cell: Any) -> list[Any]:
+    return [o for o in cell.outputs if o.output_type == "error"]
+
+
+def tidy(notebook: Any, state: str, error: str, where: Any | None) -> str:
     """True states in the cells' metadata, the error on top, no path of this machine; returns the
-    error in one line, with the cell it stands in.
+    error in one line, with the cell it stands in (`where`).
     """
     notebook.cells = [c for c in notebook.cells if ERROR_TAG not in c.metadata.get("tags", [])]
-    code, where = _code(notebook), None
+    code = _code(notebook)
     for cell in code:
         cell.outputs = [_anonymous(o) for o in cell.outputs if not _finished_bar(o)]
-    if state not in ("ok", "widget error"):
-        began = [c for c in code if c.metadata.get("papermill", {}).get("start_time")]
-        where = began[-1] if began else None
+        if _may_fail(cell):
+            cell.outputs = [_as_text(o) for o in cell.outputs]
+    where = where if any(cell is where for cell in code) else None
     for cell in notebook.cells:
         facts = cell.metadata.setdefault("papermill", {})
         if cell is where:
@@ -84,7 +115,8 @@ def tidy(notebook: Any, state: str, error: str) -> str:
             facts["status"] = "pending"
         elif facts.get("start_time"):
             facts["status"] = "completed"
-    place = f"code cell {code.index(where) + 1} of {len(code)}: " if where is not None else ""
+    numbers = [i for i, cell in enumerate(code, 1) if cell is where]
+    place = f"code cell {numbers[0]} of {len(code)}: " if numbers else ""
     line = place + " ".join(error.split()) if state != "ok" else ""
     if state != "ok":
         text = f"**This run failed ({state}).** {line}"
@@ -97,6 +129,14 @@ def tidy(notebook: Any, state: str, error: str) -> str:
         if facts.get(name):
             facts[name] = Path(facts[name]).name.removeprefix(".")  # `kernels` writes beside
     return line
+
+
+def _as_text(output: Any) -> Any:
+    """An error that was expected, as text: papermill fails on every output that is an error."""
+    if output.output_type != "error":
+        return output
+    text = "\n".join(output.traceback) + "\n"
+    return nbformat.v4.new_output("stream", name="stderr", text=text)
 
 
 def _code(notebook: Any) -> list[Any]:

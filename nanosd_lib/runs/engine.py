@@ -8,17 +8,22 @@ ports when many run at once. This engine is registered as `nanosd`
 - parameters are checked, name and type, before a kernel starts;
 - the kernel listens on sockets in a folder of its own, not on ports;
 - `execution_timeout` is a deadline for the whole notebook;
-- a cell has run when it has an execution count and no error; the end state stands in the
-  notebook's metadata (`nanosd.state`, one of `STATES`), with seconds and peak memory of each cell;
+- a notebook is `ok` when every cell was executed and the kernel's replies and outputs hold no
+  error, or when a cell ended it with `sys.exit()` or `sys.exit(0)`, as in papermill (the cells
+  below stay pending; another exit code is a code error); a cell tagged raises-exception may fail,
+  one tagged skip-execution is left out. The end state stands in the notebook's metadata
+  (`nanosd.state`, one of `STATES`), with seconds and peak memory of each cell;
 - the file is written whole or not at all, also on SIGTERM and SIGINT, and its size is capped.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
 import signal
+import sys
 import tempfile
 import threading
 import time
@@ -30,9 +35,9 @@ import nbformat
 import psutil
 from jupyter_client import AsyncKernelManager
 from jupyter_core.utils import run_sync
-from nbclient.exceptions import CellTimeoutError, DeadKernelError
+from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 from papermill.clientwrap import PapermillNotebookClient
-from papermill.engines import NBClientEngine, NotebookExecutionManager
+from papermill.engines import NBClientEngine, NotebookExecutionManager, papermill_engines
 from papermill.iorw import papermill_io
 from papermill.log import logger
 
@@ -41,6 +46,10 @@ from nanosd_lib.runs import arguments, endstate, resident
 from nanosd_lib.runs.endstate import NotebookFailed
 from nanosd_lib.runs.resident import Watch
 
+if "papermill" not in sys.modules:
+    # papermill, as it is imported, asks this half-read module for its engine, which is the real
+    # one only at the end of the file, where it is registered again
+    NanoSDEngine = None
 OUTPUT_CAP = 8_000_000  # bytes of one notebook's outputs
 SAVE_EVERY = 10.0  # seconds between two writes of the file
 CHECK = "import sys; m = sys.modules.get('nanosd_lib.views.explorers'); m and m.check()"
@@ -52,6 +61,8 @@ class Interrupted(KeyboardInterrupt):
 
 class Manager(NotebookExecutionManager):
     """papermill's bookkeeping, but true, and a file written whole and not at each cell."""
+
+    where: Any = None  # the cell that is running, or that the notebook failed in
 
     def save(self, force: bool = False, **kwargs: Any) -> None:
         due = (self.now() - self.last_save_time).total_seconds() >= SAVE_EVERY
@@ -102,6 +113,8 @@ class Client(PapermillNotebookClient):
     ) -> None:
         self.deadline = time.monotonic() + deadline if deadline else None
         self.watch, self.written, self.popen, self.explorers = watch, 0, None, ""
+        self.error: CellExecutionError | None = None  # the kernel's reply that ended the notebook
+        self.others: set[asyncio.Task] = set()  # tasks of the loop that are not this client's
         super().__init__(nb_man, timeout_func=self._left, iopub_timeout=60, **kwargs)
 
     def _left(self, cell: Any = None) -> float | None:
@@ -109,25 +122,55 @@ class Client(PapermillNotebookClient):
         return None if self.deadline is None else max(0.01, self.deadline - time.monotonic())
 
     async def async_start_new_kernel(self, **kwargs: Any) -> None:
-        await super().async_start_new_kernel(**kwargs)
-        self.popen = getattr(self.km.provisioner, "process", None)
-        if self.popen is not None:
-            with contextlib.suppress(psutil.Error):
-                self.watch.process = psutil.Process(self.popen.pid)
+        self.others = asyncio.all_tasks()
+        with held():  # a kernel that nobody knows of would stay for ever
+            await super().async_start_new_kernel(**kwargs)
+            self.popen = getattr(self.km.provisioner, "process", None)
+            if self.popen is not None:
+                with contextlib.suppress(psutil.Error):
+                    self.watch.process = psutil.Process(self.popen.pid)
 
     start_new_kernel = run_sync(async_start_new_kernel)  # nbclient binds both forms as well
 
     def papermill_execute_cells(self) -> None:
         """The cells, and then every explorer's function over its grid."""
-        super().papermill_execute_cells()
-        if not self.nb.metadata.papermill.get("exception"):
-            self.explorers = self.check_explorers()
+        try:
+            super().papermill_execute_cells()
+            if self.error is None or endstate.left(self.error):
+                self.explorers = self.check_explorers()
+        except KeyboardInterrupt:
+            self.shutdown_kernel = "immediate"
+            raise
+
+    async def _async_cleanup_kernel(self) -> None:
+        """nbclient's, once the tasks are gone that an interruption left waiting for the kernel:
+        its end would be an error to them, which nobody awaits any more.
+        """
+        stale = asyncio.all_tasks() - self.others - {asyncio.current_task()}
+        for task in stale:
+            task.cancel()
+        await asyncio.gather(*stale, return_exceptions=True)
+        await super()._async_cleanup_kernel()
+
+    _cleanup_kernel = run_sync(_async_cleanup_kernel)
+
+    def close(self) -> None:
+        """What is left of a kernel that did not come to its first cell."""
+        if self.km is not None:
+            self.shutdown_kernel = "immediate"
+            self._cleanup_kernel()
 
     async def async_execute_cell(self, cell: Any, index: int, *args: Any, **kwargs: Any) -> Any:
         began = time.monotonic()
         self.watch.mark()
+        self.nb_man.where = cell
         try:
-            return await super().async_execute_cell(cell, index, *args, **kwargs)
+            done = await super().async_execute_cell(cell, index, *args, **kwargs)
+            self.nb_man.where = None
+            return done
+        except CellExecutionError as error:
+            self.error = error
+            raise
         finally:
             if cell.cell_type == "code":
                 seconds = round(time.monotonic() - began, 2)
@@ -176,9 +219,20 @@ class NanoSDEngine(NBClientEngine):
     ) -> Any:
         given = json.loads(json.dumps(nb.metadata.get("papermill", {}).get("parameters", {})))
         arguments.check_parameters(nb, given, Path(kwargs.get("input_path") or "the notebook").name)
-        manager = Manager(nb, output_path, log_output, progress_bar, autosave_cell_every)
-        manager.notebook_start()
-        manager.save(force=True)
+        with signals():
+            manager = Manager(nb, output_path, log_output, progress_bar, autosave_cell_every)
+            manager.notebook_start()
+            manager.save(force=True)
+            state, error = cls._managed(manager, kernel_name, log_output, **kwargs)
+        if state != "ok":
+            raise NotebookFailed(state, error)
+        return manager.nb
+
+    @classmethod
+    def _managed(
+        cls, manager: Manager, kernel_name: str, log_output: bool, **kwargs: Any
+    ) -> tuple[str, str]:
+        """(state, error) of one execution, which also stand in the file, however it ends."""
         state, error = "killed", "the engine was stopped"
         watch = Watch()
         try:
@@ -190,15 +244,14 @@ class NanoSDEngine(NBClientEngine):
             state, error = "interrupted", "it was interrupted"
             raise
         finally:
-            watch.stop()
-            stop(watch.process)
-            peak = round(watch.peak / 2**30, 2)
-            error = endstate.tidy(manager.nb, state, error)
-            manager.nb.metadata["nanosd"] = {"state": state, "error": error, "peak_gb": peak}
-            manager.notebook_complete()
-        if state != "ok":
-            raise NotebookFailed(state, error)
-        return manager.nb
+            with held():
+                watch.stop()
+                stop(watch.process)
+                peak = round(watch.peak / 2**30, 2)
+                error = endstate.tidy(manager.nb, state, error, manager.where)
+                manager.nb.metadata["nanosd"] = {"state": state, "error": error, "peak_gb": peak}
+                manager.notebook_complete()
+        return state, error
 
     @classmethod
     def _execute(
@@ -215,7 +268,7 @@ class NanoSDEngine(NBClientEngine):
     ) -> tuple[str, str]:
         """(state, error) of one execution."""
         kills, client = resident.memory_kills(), None
-        with tempfile.TemporaryDirectory("nanosd") as sockets, signals():
+        with tempfile.TemporaryDirectory("nanosd", ignore_cleanup_errors=True) as sockets:
             client = Client(
                 manager,
                 execution_timeout,
@@ -239,7 +292,12 @@ class NanoSDEngine(NBClientEngine):
                 return endstate.dead(code, resident.memory_kills() > kills)
             except RuntimeError as problem:  # the kernel did not start, or its sockets closed
                 return "killed", " ".join(str(problem).split())
-        return endstate.judge(manager.nb, client.explorers)
+            finally:
+                with held():
+                    client.close()
+        state, error, cell = endstate.judge(manager.nb, client.error, client.explorers)
+        manager.where = cell
+        return state, error
 
 
 def stop(process: psutil.Process | None) -> None:
@@ -254,22 +312,60 @@ def stop(process: psutil.Process | None) -> None:
     psutil.wait_procs(tree, timeout=5)
 
 
+class Handler:
+    """SIGINT or SIGTERM: raises Interrupted once, at the end of a `held` block where one runs.
+
+    `timeout` and `make` send their signal twice, and the second must not stop the tidying up; one
+    that comes AGAIN seconds later means that the first was lost on its way.
+    """
+
+    AGAIN = 15.0
+
+    def __init__(self) -> None:
+        self.number: int | None = None  # of the signal that has come
+        self.at, self.holds, self.waits = -self.AGAIN, 0, False
+
+    def __call__(self, number: int, frame: Any) -> None:
+        if time.monotonic() - self.at >= self.AGAIN:
+            self.number, self.at, self.waits = number, time.monotonic(), self.holds > 0
+            if not self.waits:
+                raise Interrupted(number)
+
+    def release(self) -> None:
+        self.holds -= 1
+        if self.waits and not self.holds:
+            self.waits = False
+            raise Interrupted(self.number)
+
+
+@contextlib.contextmanager
+def held() -> Iterator[None]:
+    """What must not be cut short: a signal that `signals` handles waits until it is over."""
+    here = threading.current_thread() is threading.main_thread()
+    handlers = {signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM) if here}
+    with contextlib.ExitStack() as stack:
+        for handler in handlers:
+            if isinstance(handler, Handler):
+                handler.holds += 1
+                stack.callback(handler.release)
+        yield
+
+
 @contextlib.contextmanager
 def signals() -> Iterator[None]:
     """SIGINT and SIGTERM raise Interrupted inside, unless the caller handles them itself."""
-
-    def raised(number: int, frame: Any) -> None:
-        raise Interrupted(number)
-
-    old = {}
+    old, handler = {}, Handler()
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGINT, signal.SIGTERM):
             # a shell's background jobs ignore SIGINT: whoever sends it here means it all the same
             ours = (signal.SIG_DFL, signal.SIG_IGN, signal.default_int_handler)
             if signal.getsignal(number) in ours:
-                old[number] = signal.signal(number, raised)
+                old[number] = signal.signal(number, handler)
     try:
         yield
     finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)
+        for number, before in old.items():
+            signal.signal(number, before)
+
+
+papermill_engines.register("nanosd", NanoSDEngine)  # also where this library is not installed

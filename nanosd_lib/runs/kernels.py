@@ -13,12 +13,9 @@ from typing import Any
 import nbformat
 import papermill
 from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
-from papermill.engines import papermill_engines
 
 from nanosd_lib.paths import shown
-from nanosd_lib.runs import arguments, endstate, engine
-
-papermill_engines.register("nanosd", engine.NanoSDEngine)  # also where this is not installed
+from nanosd_lib.runs import arguments, endstate
 
 
 @dataclass(frozen=True)
