@@ -50,7 +50,7 @@ def pair(request, teacher):
     return net, stock(NANOSD[request.param], teacher, net)
 
 
-def pipeline(unet) -> DiffusionPipeline:
+def whole(unet) -> DiffusionPipeline:
     torch.manual_seed(0)
     words = judges.tokenizer()
     clip = judges.clip(words).config.text_config
@@ -109,7 +109,7 @@ def test_freeu_reaches_students_that_diffusers_does_not_have(teacher, model):
 
 
 def test_freeu_of_a_pipeline(teacher):
-    pipe = pipeline(surgery.student(NANOSD["N2"], teacher))
+    pipe = whole(surgery.student(NANOSD["N2"], teacher))
     how = dict(prompt="a red cube", num_inference_steps=1, height=64, width=64, output_type="pt")
     plain = pipe(**how, generator=torch.manual_seed(0)).images
     pipe.enable_freeu(*FREEU)
@@ -207,7 +207,7 @@ def test_the_teachers_controlnet_serves_students(teacher, model):
 
 
 def test_pipelines_of_controlnets_and_adapters(teacher):
-    parts = dict(pipeline(surgery.student(NANOSD["N6"], teacher)).components)
+    parts = dict(whole(surgery.student(NANOSD["N6"], teacher)).components)
     how = dict(prompt="a red cube", num_inference_steps=1, height=64, width=64, output_type="pt")
     how["image"] = random((1, 3, 64, 64)).sigmoid()
     scale = dict(conditioning_embedding_out_channels=(8, 8, 8))  # sd-mini's latents: a quarter
@@ -456,7 +456,7 @@ def test_shards_variants_and_half_precision(teacher, tmp_path):
 
 
 def test_a_pipeline_that_holds_a_student_is_saved_and_loaded(teacher, tmp_path):
-    pipe = pipeline(surgery.student(NANOSD["N6"], teacher))
+    pipe = whole(surgery.student(NANOSD["N6"], teacher))
     pipe.save_pretrained(tmp_path)
     again = DiffusionPipeline.from_pretrained(tmp_path)
     assert type(again.unet) is surgery.NanoUNet and again.unet.arch == NANOSD["N6"]
@@ -535,7 +535,7 @@ def test_a_teacher_compiled_in_parts(teacher):
 
 
 def test_what_is_no_unet_is_refused_in_one_line(teacher):
-    for other, word in ((nn.Linear(1, 1), "not Linear"), (pipeline(teacher), "give its .unet"),
+    for other, word in ((nn.Linear(1, 1), "not Linear"), (whole(teacher), "give its .unet"),
                         ("data/sd-mini", "not str"), (None, "not NoneType")):  # fmt: skip
         with pytest.raises(ValueError, match=f"teacher: needs a UNet.*{word}") as err:
             surgery.student(NANOSD["N2"], other)

@@ -14,6 +14,7 @@ from transformers import CLIPTextModel
 from nanosd_lib.learning import sd_mini
 from nanosd_lib.networks import arch, pipeline, surgery
 from nanosd_lib.networks.pipeline import Protocol
+from nanosd_lib.paths import ROOT
 from nanosd_lib.quality import extractors, judges, metrics
 from nanosd_lib.search import loop
 
@@ -241,7 +242,7 @@ def test_what_is_no_pipeline_is_refused_in_one_line(tmp_path, monkeypatch):
 
 def test_a_teacher_in_the_home_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
-    (tmp_path / "sd").symlink_to(paths.ROOT / "data/sd-mini")
+    (tmp_path / "sd").symlink_to(ROOT / "data/sd-mini")
     assert pipeline.load_teacher("~/sd", torch.float16).unet.dtype == torch.float16
 
 

@@ -74,8 +74,10 @@ def notebook_hash(path: Path) -> str:
     """sha256 of what decides a notebook's results: its code cells and the library code they reach,
     the machinery (`MACHINERY`) left out. SyntaxError where a cell does not parse.
     """
-    cells = json.loads(path.read_text())["cells"]
-    code = ["".join(c["source"]) for c in cells if c["cell_type"] == "code"]
+    from nanosd_lib.runs import cells  # IPython comes with it: only who reads notebooks needs it
+
+    book = json.loads(path.read_text())
+    code = ["".join(c["source"]) for c in book["cells"] if c["cell_type"] == "code"]
     tree = ast.Module([node for source in code for node in cells.cell_tree(source).body], [])
     closure = source_closure(_imported(tree))
     reached = {m: h for m, h in closure.items() if not m.startswith(MACHINERY)}
