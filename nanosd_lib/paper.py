@@ -45,7 +45,7 @@ class Within(Strict):
         return self
 
     def holds(self, ours: float, value: float) -> bool:
-        slack = self.rel * abs(value) if self.abs is None else self.abs
+        slack = (self.rel or 0.0) * abs(value) if self.abs is None else self.abs
         return abs(ours - value) <= slack + 1e-12 * abs(value)
 
     def __str__(self) -> str:
@@ -75,7 +75,7 @@ class Bound(Strict):
     type: Literal["at_least", "at_most"]
     bound: FiniteFloat
 
-    def holds(self, ours: float, value: float | None) -> bool:
+    def holds(self, ours: float, value: float) -> bool:
         return ours >= self.bound if self.type == "at_least" else ours <= self.bound
 
     def __str__(self) -> str:
@@ -163,7 +163,8 @@ def verdict(claim: Claim, record: Record | None) -> str:
     """reproduced | differs (exact), trend holds | trend fails (trend), or not run."""
     if record is None or claim.kind.startswith("needs"):
         return "not run"
-    holds = claim.rule.holds(record.value, claim.value)
+    assert not isinstance(claim.rule, NoRule)  # only claims that need something have no rule
+    holds = claim.rule.holds(record.value, math.nan if claim.value is None else claim.value)
     if claim.kind == "exact":
         return "reproduced" if holds else "differs"
     return "trend holds" if holds else "trend fails"
@@ -180,7 +181,7 @@ def ledger(records: Mapping[str, Record], path: Path = DATA / "claims.yaml") -> 
 def _why(claim: Claim, record: Record | None, result: str) -> str:
     if result == "not run":
         return claim.reason or f"{claim.notebook} recorded no value in this run"
-    if result in ("differs", "trend fails"):
+    if record and result in ("differs", "trend fails"):
         return claim.explanation or f"measured {record.value:.4g}; the rule: {claim.rule}"
     return ""
 

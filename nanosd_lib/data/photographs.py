@@ -32,9 +32,10 @@ def photograph(name: str) -> Tensor:
     """A bundled scikit-image photograph as (3, H, W) in [-1, 1]; grey ones are repeated over the
     channels.
     """
-    from skimage import data, io
+    from skimage import data
+    from skimage.io import imread
 
-    pixels = np.asarray(io.imread(Path(data.__file__).parent / name))
+    pixels = np.asarray(imread(Path(data.__file__).parent / name))
     pixels = np.stack([pixels] * 3, -1) if pixels.ndim == 2 else pixels[..., :3]
     return torch.from_numpy(pixels.copy()).permute(2, 0, 1).float() / 127.5 - 1
 

@@ -154,9 +154,10 @@ def _decoded(file: Path, white: float | None) -> tuple[np.ndarray, np.ndarray | 
         if tags.get(PLANES) == 2 and tags.get(COMPRESSION, 1) == 1 and tags[BITS][0] > 8:
             return _unusual_tiff(file, white)  # Pillow takes such planes for 8-bit ones
         notes = _frames(getattr(image, "n_frames", 1) if image.format != "MPO" else 1)
-        coded = image.tile[0][3] if image.tile else ""  # forgotten once the pixels are there
+        coded = str(image.tile[0][3]) if image.tile else ""  # forgotten once the pixels are there
         image.load()
-        icc, upright = image.info.get("icc_profile"), image
+        icc = image.info.get("icc_profile")
+        upright: Image.Image = image
         try:
             upright = ImageOps.exif_transpose(image)
         except Exception as error:  # damaged EXIF data
@@ -189,8 +190,8 @@ def _split(
         pixels = np.asarray(image)
         return image, _unlike(pixels.reshape(*pixels.shape[:2], -1), _key(key, coded)), []
     if mode in ("LA", "La"):
-        grey, opacity = image.convert("LA").split()
-        return grey, np.array(opacity), []
+        grey, alpha = image.convert("LA").split()
+        return grey, np.array(alpha), []
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         return rgba.convert("RGB"), np.array(rgba.getchannel("A")), []
@@ -223,10 +224,10 @@ def _unlike(pixels: np.ndarray, key: list[int]) -> np.ndarray:
 
 def _srgb(colour: Image.Image, icc: bytes | None) -> tuple[np.ndarray, list[str]]:
     """Colours of mode L, RGB, CMYK or LAB as sRGB (H, W, 3), by the profile where it fits."""
-    target, how = ImageCms.createProfile("sRGB"), dict(outputMode="RGB")
+    target = ImageCms.createProfile("sRGB")
     if colour.mode == "LAB":
-        source = ImageCms.createProfile("LAB")
-        return np.array(ImageCms.profileToProfile(colour, source, target, **how)), []
+        lab = ImageCms.createProfile("LAB")
+        return np.array(ImageCms.profileToProfile(colour, lab, target, outputMode="RGB")), []
     try:
         if icc:
             source = ImageCms.ImageCmsProfile(BytesIO(icc))
@@ -235,7 +236,8 @@ def _srgb(colour: Image.Image, icc: bytes | None) -> tuple[np.ndarray, list[str]
             given = colour.convert("RGB") if (colour.mode, mode) == ("L", "RGB") else colour
             if given.mode != mode:
                 raise ValueError(f"it is for {space}, the pixels are {colour.mode}")
-            return np.array(ImageCms.profileToProfile(given, source, target, **how)), []
+            made = ImageCms.profileToProfile(given, source, target, outputMode="RGB")
+            return np.array(made), []
     except (ImageCms.PyCMSError, OSError, ValueError) as error:
         note = f"has a colour profile that cannot be used ({_line(error)}): taken as sRGB"
         return np.array(colour.convert("RGB")), [note]

@@ -64,7 +64,8 @@ def _hit(shape: str, o: Tensor, d: Tensor) -> Tensor:
         near, far = [], []
         for p, v, lo, hi in ((ox, dx, -0.85, 0.85), (oy, dy, 0.0, 1.7), (oz, dz, -0.85, 0.85)):
             a, b = (lo - p) / v, (hi - p) / v
-            near.append(torch.minimum(a, b)), far.append(torch.maximum(a, b))
+            near.append(torch.minimum(a, b))
+            far.append(torch.maximum(a, b))
         t0, t1 = torch.stack(near).amax(0), torch.stack(far).amin(0)
         return _first(t0.masked_fill(t0 > t1, torch.inf))
     if shape == "cylinder":

@@ -50,7 +50,7 @@ def pictures(split: str, scenes: int, crops: int, seed: int) -> tuple[Tensor, li
 
 def latents(
     pipe: StableDiffusionPipeline, split: str, scenes: int, crops: int, seed: int
-) -> dict[str, Tensor]:
+) -> dict[str, dict[str, Tensor]]:
     """`Latents` of a split as plain tensors."""
     x, text = pictures(split, scenes, crops, seed)
     z = _latents(pipe, x, split)
@@ -61,7 +61,7 @@ def latents(
 
 def latents_alone(
     pipe: StableDiffusionPipeline, split: str, scenes: int, crops: int, seed: int
-) -> dict[str, Tensor]:
+) -> dict[str, dict[str, Tensor]]:
     """The latents of `latents` without its text, for another VAE of the same pictures."""
     return {"latents": {"z": _latents(pipe, pictures(split, scenes, crops, seed)[0], split)}}
 

@@ -14,7 +14,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -66,7 +66,7 @@ class Eager(Backend):
         if self.channels_last:
             net = net.to(memory_format=torch.channels_last)
         if self.compiled:
-            net = torch.compile(net)
+            net = cast(nn.Module, torch.compile(net))
 
         def call() -> object:
             with torch.no_grad():
@@ -132,7 +132,7 @@ CUDA = {
         Eager("cuda-bf16-compiled", torch.bfloat16, "cuda", compiled=True),
     )
 }
-BACKENDS: dict[str, Backend] = CPU | CUDA
+BACKENDS: dict[str, Backend] = {**CPU, **CUDA}
 
 
 def choose(names: list[str] | tuple[str, ...]) -> list[Backend]:
@@ -148,7 +148,7 @@ def choose(names: list[str] | tuple[str, ...]) -> list[Backend]:
 # ------------------------------------------------------------------------------------ ONNX Runtime
 def flat(inputs: dict[str, Any]) -> dict[str, Tensor]:
     """Keyword arguments with tuples taken apart: {"skips": (a, b)} -> {"skips.0": a, ...}."""
-    out = {}
+    out: dict[str, Any] = {}
     for key, value in inputs.items():
         many = isinstance(value, tuple)
         out |= {f"{key}.{i}": v for i, v in enumerate(value)} if many else {key: value}

@@ -52,8 +52,9 @@ class Deep(nn.Module):
 
     def __init__(self, unet: surgery.NanoUNet) -> None:
         super().__init__()
-        self.down = unet.stage("E3").downsamplers[0]
-        self.e4, self.mid, self.d4 = unet.stage("E4"), unet.mid_block, unet.stage("D4")
+        parts: tuple[Any, ...] = unet.stage("E3").downsamplers[0], unet.mid_block
+        self.down, self.mid = parts
+        self.e4, self.d4 = unet.stage("E4"), unet.stage("D4")
 
     def forward(self, hidden_states: Tensor, temb: Tensor, encoder_hidden_states: Tensor):
         entry = self.down(hidden_states)

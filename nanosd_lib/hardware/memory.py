@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from functools import partial
 
 import pandas as pd
 import torch
@@ -30,7 +31,7 @@ def table(config: dict = sd15.SD15, vae: dict = sd15.VAE, clip: dict = sd15.CLIP
         peak = {}
         for dtype in (torch.float32, torch.bfloat16):
             net, inputs = build(dtype, "cpu")
-            seen = roofline.trace(lambda net=net, inputs=inputs: net(**inputs), inputs)
+            seen = roofline.trace(partial(net, **inputs), inputs)
             peak[dtype] = seen.peak_bytes / 1e6
             weights = packed_mb(net)
             del net

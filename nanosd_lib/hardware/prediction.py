@@ -109,7 +109,8 @@ def rank_agreement(table: pd.DataFrame) -> pd.DataFrame:
 
 def attention_counts(row: Mapping[str, str]) -> tuple[int, int, int]:
     """Attention modules at 64x64 (E1, D1), 32x32 (E2, D2) and 16x16 (E3, D3) latents."""
-    return tuple((row[f"E{i}"] + row[f"D{i}"]).count("A") for i in (1, 2, 3))
+    top, middle, low = ((row[f"E{i}"] + row[f"D{i}"]).count("A") for i in (1, 2, 3))
+    return top, middle, low
 
 
 def fit_latency(df: pd.DataFrame, column: str, printed: bool = False) -> dict[str, object]:

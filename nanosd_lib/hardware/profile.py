@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,7 @@ def traces(found: dict[str, Builder], constants: roofline.Machine) -> pd.DataFra
     table = []
     for name, build in tqdm(found.items(), desc="trace"):
         net, inputs = build(torch.float32, "cpu")
-        seen = roofline.trace(lambda net=net, inputs=inputs: net(**inputs), inputs)
+        seen = roofline.trace(partial(net, **inputs), inputs)
         gmac = sum(f for f, _ in seen.ops) / 2e9
         limits = seen.peak_bytes / 1e6, seen.moved_bytes / 1e6, gmac, seen.roofline_ms(constants)
         table.append((name, *limits))

@@ -9,6 +9,7 @@ import time
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -68,11 +69,11 @@ class _Recorder(TorchDispatchMode):
             key = storage._cdata
             if key not in self.live:
                 size = storage.nbytes()
-                self.live[key] = (size, weakref.ref(storage, lambda _, k=key: self._free(k)))
+                self.live[key] = (size, weakref.ref(storage, partial(self._gone, key)))
                 self.now += size
         self.peak = max(self.peak, self.now)
 
-    def _free(self, key: int) -> None:
+    def _gone(self, key: int, reference: object) -> None:
         size, _ = self.live.pop(key)
         self.now -= size
 

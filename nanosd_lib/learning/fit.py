@@ -48,7 +48,7 @@ def save(path: Path, tensors: dict[str, Tensor], **meta) -> None:
 def _checkpoint(
     path: Path, net: nn.Module, ema: dict, opt: torch.optim.Optimizer, step: int, log: list
 ) -> None:
-    names = {p: n for n, p in net.named_parameters()}
+    names: dict[Tensor, str] = {p: n for n, p in net.named_parameters()}
     tensors = {f"net.{k}": v for k, v in net.state_dict().items()} | {
         f"ema.{k}": v for k, v in ema.items()
     }
@@ -107,7 +107,8 @@ def fit(
     )
     ema = {k: v.detach().clone() for k, v in net.state_dict().items()}
     work.mkdir(parents=True, exist_ok=True)
-    path, start, log = work / f"{name}.safetensors", 0, []
+    path, start = work / f"{name}.safetensors", 0
+    log: list[dict] = []
     if path.exists():
         start, log = _resume(path, net, ema, opt)
     began, total, seconds = time.perf_counter(), 0.0, log[-1]["seconds"] if log else 0.0

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 
 import pandas as pd
 import torch
@@ -104,11 +105,16 @@ def relative_error(student: tuple[Tensor, ...], teacher: tuple[Tensor, ...]) -> 
     return torch.stack(parts).mean()
 
 
-def surrogates(teacher: UNet2DConditionModel, pairs: Sequence[tuple[str, str]]) -> nn.ModuleDict:
+def surrogates(teacher: UNet2DConditionModel, pairs: Sequence[Sequence[str]]) -> nn.ModuleDict:
     """One untrained surrogate per (stage, code), named "E1:RA", each with the teacher's weights
     where it keeps a block.
     """
     return nn.ModuleDict({f"{s}:{c}": surgery.surrogate(s, c, teacher) for s, c in pairs})
+
+
+def _stages(nets: nn.ModuleDict) -> Iterator[blocks.Stage]:
+    """The surrogates themselves, as what they are."""
+    return (cast(blocks.Stage, net) for net in nets.values())
 
 
 @torch.no_grad()
@@ -121,7 +127,7 @@ def look(teacher: UNet2DConditionModel, batch: dict[str, Tensor]) -> dict[str, S
 
 def distil(
     teacher: UNet2DConditionModel,
-    pairs: Sequence[tuple[str, str]],
+    pairs: Sequence[Sequence[str]],
     draw: Callable[[torch.Generator], dict[str, Tensor]],
     steps: int,
     lr: float,
@@ -139,14 +145,14 @@ def distil(
     nets = surrogates(teacher, pairs).float()
 
     def loss_of(g: torch.Generator) -> Tensor:
-        seen, total = look(teacher, draw(g)), 0.0
-        for net in nets.values():
+        seen, total = look(teacher, draw(g)), torch.zeros(())
+        for net in _stages(nets):
             want = targets(seen, net.stage, net.code, e3_target)
             with fit.mixed(teacher):
                 loss = relative_error(outputs(net, seen[net.stage].inputs), want)
             loss.backward()
             nn.utils.clip_grad_norm_(net.parameters(), 1.0)
-            total += loss.detach() / len(nets)
+            total = total.to(loss) + loss.detach() / len(nets)
         return total
 
     look_at = (lambda: probe(nets)) if probe else None
@@ -177,8 +183,8 @@ def teach(
     A random `fraction` of the training latents is used (the paper: 25 % is enough).
     """
     order = torch.randperm(len(train), generator=fit.rng(seed, steps))
-    some = order[: max(1, round(fraction * len(train)))]
-    some = splits.Latents(train.z[some], train.text[some], train.empty)
+    drawn = order[: max(1, round(fraction * len(train)))]
+    some = splits.Latents(train.z[drawn], train.text[drawn], train.empty)
     draw = lambda g: splits.noisy(some, scheduler, batch, g, device=teacher.device)  # noqa: E731
     seen = lambda nets: {"errors": errors(teacher, nets, heldout, e3_target)}  # noqa: E731
     start = seen(surrogates(teacher, pairs))["errors"]
@@ -192,7 +198,7 @@ def teach(
 
 
 def load(
-    teacher: UNet2DConditionModel, pairs: Sequence[tuple[str, str]], weights: dict[str, Tensor]
+    teacher: UNet2DConditionModel, pairs: Sequence[Sequence[str]], weights: dict[str, Tensor]
 ) -> nn.ModuleDict:
     """The surrogates with the weights of a finished FwKD stage."""
     nets = surrogates(teacher, pairs)
@@ -211,7 +217,7 @@ def errors(
     total = dict.fromkeys(nets, 0.0)
     for batch in batches:
         seen = look(teacher, batch)
-        for key, net in nets.items():
+        for key, net in zip(nets, _stages(nets), strict=True):
             want = targets(seen, net.stage, net.code, e3_target)
             with fit.mixed(teacher):
                 error = relative_error(outputs(net, seen[net.stage].inputs), want)

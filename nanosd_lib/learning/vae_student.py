@@ -35,6 +35,7 @@ def moments(pipe, scenes: int, crops: int, size: int, seed: int) -> dict:
         some = pipeline.sized(some, size).to(pipe.device, pipe.vae.dtype)
         mean, std = vae.encoded(pipe.vae, some)
         means.append(mean.half().cpu())
+        assert std is not None, "a teacher's VAE has a variance"
         stds.append(std.half().cpu())
     pixels = ((x + 1) * 127.5).round().clamp(0, 255).byte()
     mean, std = torch.cat(means).contiguous(), torch.cat(stds).contiguous()
@@ -116,7 +117,7 @@ def distil(
         with torch.autocast(teacher.device.type, torch.bfloat16):
             parts = terms(net, x, mean, std, g, perceptual)
         seen.append({k: float(v.detach()) for k, v in parts.items()})
-        return sum(weights[k] * v for k, v in parts.items() if weights[k])
+        return sum((weights[k] * v for k, v in parts.items() if weights[k]), start=x.new_zeros(()))
 
     def probe() -> dict:
         means = {k: sum(s[k] for s in seen) / len(seen) for k in TERMS}

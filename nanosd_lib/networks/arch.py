@@ -8,7 +8,7 @@ R is a ResNet block, A a transformer block. `E1 E2 E3 | D3 D2 D1`:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
 
@@ -93,7 +93,7 @@ class Arch:
         return cls(*(CHOICES[s][int(i)] for s, i in zip(STAGES, codes, strict=True)))
 
 
-def space(choices: dict[str, tuple[str, ...]] = CHOICES) -> list[Arch]:
+def space(choices: Mapping[str, tuple[str, ...]] = CHOICES) -> list[Arch]:
     """Every network of the search space: 4*4*4*8*8*8 = 32,768 (paper, search step)."""
     return [Arch(*codes) for codes in product(*(choices[s] for s in STAGES))]
 

@@ -5,6 +5,7 @@ blocks. `surgery` says what a stage reads and emits.
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import torch
 from diffusers.models.downsampling import Downsample2D
@@ -51,6 +52,11 @@ class Stage(nn.Module):
     dropped ones are None.
     """
 
+    resnets: Any  # module lists with None where a code has no block
+    attentions: Any
+    downsamplers: Any
+    upsamplers: Any
+    _gradient_checkpointing_func: Any
     has_cross_attention = True
     gradient_checkpointing = False  # as in the stock blocks: recompute the ResNet blocks backwards
 
@@ -76,17 +82,17 @@ class Stage(nn.Module):
             upcast_attention=config["upcast_attention"],
         )
         n = range(len(inputs))
-        self.resnets = nn.ModuleList(
-            [ResnetBlock2D(in_channels=inputs[i], **resnet) if i in self.slots else None for i in n]
-        )
-        self.attentions = nn.ModuleList(
-            [
-                Transformer2DModel(heads, out // heads, **attention) if self.slots.get(i) else None
-                for i in n
-            ]
-        )
+        found: list[Any] = [
+            ResnetBlock2D(in_channels=inputs[i], **resnet) if i in self.slots else None for i in n
+        ]
+        self.resnets = nn.ModuleList(found)
+        looking: list[Any] = [
+            Transformer2DModel(heads, out // heads, **attention) if self.slots.get(i) else None
+            for i in n
+        ]
+        self.attentions = nn.ModuleList(looking)
 
-    def block(self, i: int, x: Tensor, temb: Tensor, text: Tensor, **kwargs) -> Tensor:
+    def block(self, i: int, x: Tensor, temb: Tensor, text: Tensor | None, **kwargs) -> Tensor:
         if torch.is_grad_enabled() and self.gradient_checkpointing:
             x = self._gradient_checkpointing_func(self.resnets[i], x, temb)
         else:
@@ -143,7 +149,7 @@ class EncoderStage(Stage):
         late = additional_residuals is not None and self.is_late(additional_residuals, x)
         if additional_residuals is not None and not late:
             seen[-1] = x = x + additional_residuals
-        skips = (seen[0], seen[-1])
+        skips: tuple[Tensor, ...] = (seen[0], seen[-1])
         if self.downsamplers is not None:
             x = self.downsamplers[0](x)
             x = x + additional_residuals if late else x
@@ -217,7 +223,8 @@ def average_channels(conv: nn.Conv2d) -> None:
         conv.weight.copy_(
             torch.eye(out).repeat_interleave(prev // out, 1)[..., None, None] * out / prev
         )
-        conv.bias.zero_()
+        if conv.bias is not None:
+            conv.bias.zero_()
 
 
 def encoder(stage: str, code: str, a: Arch, widths: tuple[int, ...], config: dict) -> EncoderStage:

@@ -5,6 +5,7 @@ device.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -85,7 +86,7 @@ def stage_table(teacher: UNet2DConditionModel, tokens: int = TOKENS) -> pd.DataF
         inputs = stage_inputs(teacher, stage, 1, tokens, "meta")
         for code in CHOICES[stage]:
             net = surgery.student(Arch(**(BASE | {stage: code})), teacher).stage(stage)
-            linear, attention = flops(lambda net=net, inputs=inputs: net(**inputs))
+            linear, attention = flops(partial(net, **inputs))
             rows.append((stage, code, parameters(net), linear, attention))
     return pd.DataFrame(rows, columns=["stage", "code", "params", "gmac_linear", "gmac_attention"])
 

@@ -9,20 +9,28 @@ from __future__ import annotations
 
 import re
 import warnings
+from typing import Any
 
+from diffusers import UNet2DConditionModel
 from diffusers.loaders.lora_base import _fetch_state_dict
 from diffusers.utils import convert_unet_state_dict_to_peft
-from torch import Tensor, nn
+from torch import Tensor
 
 from nanosd_lib.networks.blocks import BLOCK
 
-_FETCH = ("weight_name", "use_safetensors", "local_files_only", "cache_dir", "force_download")
-_FETCH += ("proxies", "token", "revision", "subfolder")
+_Student: Any = object  # a mixin: UNet2DConditionModel stands beside it
+
+_FETCH = (
+    "weight_name", "use_safetensors", "local_files_only", "cache_dir", "force_download",
+    "proxies", "token", "revision", "subfolder",
+)  # fmt: skip
 _PLACE = re.compile(r"(?<![a-z_])up_blocks\.(\d)")
 
 
 # --------------------------------------------------------------------------------------------- LoRA
-def map_lora(state_dict: dict[str, Tensor], student: nn.Module) -> tuple[dict[str, Tensor], list]:
+def map_lora(
+    state_dict: dict[str, Tensor], student: UNet2DConditionModel
+) -> tuple[dict[str, Tensor], list]:
     """A teacher's LoRA under the student's names, and the teacher's modules that it has no place
     for.
 
@@ -34,7 +42,8 @@ def map_lora(state_dict: dict[str, Tensor], student: nn.Module) -> tuple[dict[st
             "LoRA: these are kohya's names: read the file with"
             " StableDiffusionPipeline.lora_state_dict(path)[0] first"
         )
-    mapped, left_out = {}, {}
+    mapped: dict[str, Tensor] = {}
+    left_out: dict[str, None] = {}
     for key, value in state_dict.items():
         if key.startswith("text_encoder"):
             mapped[key] = value
@@ -47,7 +56,7 @@ def map_lora(state_dict: dict[str, Tensor], student: nn.Module) -> tuple[dict[st
     return mapped, list(left_out)
 
 
-def student_name(key: str, student: nn.Module) -> str | None:
+def student_name(key: str, student: UNet2DConditionModel) -> str | None:
     """A teacher's name in the student, None where its decoder stage is gone."""
     if student.arch.deep:
         return key
@@ -57,7 +66,7 @@ def student_name(key: str, student: nn.Module) -> str | None:
     return _PLACE.sub(f"up_blocks.{i}", key) if i >= 0 else None
 
 
-def fits(key: str, value: Tensor, student: nn.Module) -> bool:
+def fits(key: str, value: Tensor, student: UNet2DConditionModel) -> bool:
     """Whether the student has the module of a LoRA weight, and in its shape (out, in, ...)."""
     try:
         module = student.get_submodule(_module(key).removeprefix("unet."))
@@ -79,7 +88,7 @@ def _module(key: str) -> str:
     return re.sub(r"\.processor\.", ".", re.sub(r"to_out$", "to_out.0", name))
 
 
-def is_teachers(state_dict: dict[str, Tensor], student: nn.Module) -> bool:
+def is_teachers(state_dict: dict[str, Tensor], student: UNet2DConditionModel) -> bool:
     """Whether LoRA weights in peft's names are numbered as the teacher's blocks are."""
     if student.arch.deep or all(fits(k, v, student) for k, v in state_dict.items()):
         return False
@@ -119,7 +128,7 @@ def _say(left_out: list[str], kept: int, student) -> None:
         )
 
 
-class TeacherAdapters:
+class TeacherAdapters(_Student):
     """`load_lora_adapter`, `set_adapters` and `load_ip_adapter` of a student: as in
     `UNet2DConditionModel`, and what was made for the teacher is renumbered.
     """
@@ -181,7 +190,7 @@ class TeacherAdapters:
         return super()._load_ip_adapter_loras(states)
 
 
-def transformers_of(student: nn.Module) -> dict[str, list[int]]:
+def transformers_of(student: UNet2DConditionModel) -> dict[str, list[int]]:
     """The transformer blocks of a student: "down_blocks.0" -> their numbers, "mid_block" -> [0]."""
     groups = {"down_blocks": student.down_blocks, "up_blocks": student.up_blocks}
     blocks = {f"{g}.{i}": b for g, group in groups.items() for i, b in enumerate(group)}
@@ -190,11 +199,12 @@ def transformers_of(student: nn.Module) -> dict[str, list[int]]:
     return {k: [i for i, a in enumerate(v) if a is not None] for k, v in kept.items()}
 
 
-def by_block(scales: dict, student: nn.Module, default: float = 1.0) -> dict[str, float]:
+def by_block(scales: dict, student: UNet2DConditionModel, default: float = 1.0) -> dict[str, float]:
     """Adapter weights by block as diffusers' pipelines take them -> weight of each transformer
     block; ValueError for a block that is not there, and for a list of another length.
     """
-    out, known = {}, {"mid", "down", "up"}
+    out: dict = {}
+    known = {"mid", "down", "up"}
     for name, numbers in transformers_of(student).items():
         way, _, i = name.partition("_blocks.")
         way = way.removesuffix("_block")
@@ -217,7 +227,7 @@ def _known(given: set, known: set, where: str) -> None:
 
 
 # --------------------------------------------------------------------------------------- IP-Adapter
-def ip_weights(weights: dict[str, Tensor], student: nn.Module) -> dict[str, Tensor]:
+def ip_weights(weights: dict[str, Tensor], student: UNet2DConditionModel) -> dict[str, Tensor]:
     """An IP-Adapter's weights under the student's numbers.
 
     They are numbered by attention layer, two for each transformer block, in the order down, up,
@@ -240,7 +250,7 @@ def ip_weights(weights: dict[str, Tensor], student: nn.Module) -> dict[str, Tens
     return {f"{2 * places[n // 2] + n % 2}.{k}": v for n, k, v in split if n // 2 in places}
 
 
-def _kept_transformers(student: nn.Module) -> list[tuple[str, int]]:
+def _kept_transformers(student: UNet2DConditionModel) -> list[tuple[str, int]]:
     """(stage, number) of each transformer block of a student in diffusers' order."""
     shift = 0 if student.arch.deep else 1
     stage = {f"{g}.{i - shift if g == 'up_blocks' else i}": s for s, (g, i) in BLOCK.items()}

@@ -9,12 +9,15 @@ import json
 import re
 import warnings
 from functools import wraps
+from typing import Any
 
 from accelerate.utils import extract_model_from_parallel
 from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
 from nanosd_lib.networks.arch import Arch
+
+_Student: Any = object  # a mixin: UNet2DConditionModel stands beside it
 
 # settings that say nothing while the embedding they belong to is off
 _IDLE = {
@@ -152,7 +155,7 @@ def _stock_index(a: Arch) -> list[int]:
     return index[:-1]  # the deepest stage is not downsampled
 
 
-class Calls:
+class Calls(_Student):
     """What a student does besides `UNet2DConditionModel` when it is called and when it is saved."""
 
     @property

@@ -21,7 +21,9 @@ any choice composes with any other. With all originals and E4-M-D4 the rule is S
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from copy import copy as shallow
+from typing import cast
 
 import torch
 from diffusers import ModelMixin, UNet2DConditionModel
@@ -30,7 +32,16 @@ from torch import nn
 
 from nanosd_lib.networks import stock
 from nanosd_lib.networks.arch import BASE, STAGES, Arch
-from nanosd_lib.networks.blocks import BLOCK, Bridge, Stage, average_channels, decoder, encoder, mid
+from nanosd_lib.networks.blocks import (
+    BLOCK,
+    Bridge,
+    DecoderStage,
+    Stage,
+    average_channels,
+    decoder,
+    encoder,
+    mid,
+)
 from nanosd_lib.networks.lora import TeacherAdapters
 
 __all__ = ["ModelMixin", "NanoUNet"]  # pipelines look for ModelMixin beside a network of ours
@@ -80,7 +91,11 @@ class NanoUNet(TeacherAdapters, stock.Calls, UNet2DConditionModel):
         depth = 4 if a.deep else 3
         widths = tuple(block_out_channels)
         one = isinstance(attention_head_dim, int)
-        heads = (attention_head_dim,) * 4 if one else tuple(attention_head_dim)
+        heads = (
+            (attention_head_dim,) * 4
+            if isinstance(attention_head_dim, int)
+            else tuple(attention_head_dim)
+        )
         frame = dict(
             norm_num_groups=norm_num_groups,
             norm_eps=norm_eps,
@@ -123,7 +138,7 @@ class NanoUNet(TeacherAdapters, stock.Calls, UNet2DConditionModel):
         )
         self.mid_block = mid(widths, config) if a.deep else None
         for i, stage in enumerate(self.up_blocks):
-            stage.resolution_idx = i
+            cast(DecoderStage, stage).resolution_idx = i
         for name in removed:
             self._bridge(name)
         for module in (self.conv_in, self.time_embedding, self.conv_norm_out, self.conv_out):
@@ -286,7 +301,7 @@ def surrogate(stage: str, code: str, teacher: UNet2DConditionModel) -> Stage:
 
 
 def assemble(
-    arch: Arch, teacher: UNet2DConditionModel, surrogates: dict[str, nn.Module]
+    arch: Arch, teacher: UNet2DConditionModel, surrogates: Mapping[str, nn.Module] | nn.ModuleDict
 ) -> NanoUNet:
     """A student whose changed stages are the trained surrogates, named "E1:RA"; no training (paper,
     step 3).

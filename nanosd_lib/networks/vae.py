@@ -12,12 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from diffusers import AutoencoderKL, AutoencoderTiny, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
-Autoencoder = AutoencoderKL | AutoencoderTiny
+Autoencoder: TypeAlias = AutoencoderKL | AutoencoderTiny
 __all__ = ["Block", "Layout", "ModelMixin", "SlimVAE"]  # pipelines look for ModelMixin beside it
 
 
@@ -50,14 +51,15 @@ class Block(nn.Module):
         self.first, self.second = _conv(width, width), _conv(width, width)
         self.norm, self.act = nn.GroupNorm(groups, width), nn.SiLU()
         nn.init.zeros_(self.second.weight)  # every block begins as the identity
-        nn.init.zeros_(self.second.bias)
+        if self.second.bias is not None:
+            nn.init.zeros_(self.second.bias)
 
     def forward(self, x: Tensor) -> Tensor:  # (N, width, h, w)
         return x + self.second(self.act(self.norm(self.first(x))))
 
 
 def _encoder(inputs: int, outputs: int, width: int, groups: int, blocks: tuple[int, ...]):
-    layers = [_conv(inputs, width)]
+    layers: list[nn.Module] = [_conv(inputs, width)]
     for i, n in enumerate(blocks):
         layers += [_conv(width, width, stride=2)] if i else []
         layers += [Block(width, groups) for _ in range(n)]
@@ -65,7 +67,7 @@ def _encoder(inputs: int, outputs: int, width: int, groups: int, blocks: tuple[i
 
 
 def _decoder(inputs: int, outputs: int, width: int, groups: int, blocks: tuple[int, ...]):
-    layers = [_conv(inputs, width)]
+    layers: list[nn.Module] = [_conv(inputs, width)]
     for i, n in enumerate(blocks):
         layers += [nn.Upsample(scale_factor=2), _conv(width, width)] if i else []
         layers += [Block(width, groups) for _ in range(n)]

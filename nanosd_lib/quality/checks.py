@@ -21,15 +21,16 @@ def reconstruct(pipe: StableDiffusionPipeline, x: Tensor, batch: int = 64) -> Te
     """Pictures (N, 3, H, W) in [-1, 1] through the VAE and back."""
     one = lambda p: pipe.vae.decode(pipe.vae.encode(p).latent_dist.mean).sample  # noqa: E731
     parts = tqdm(x.split(batch), desc="reconstruct", leave=False)
-    parts = [one(p.to(pipe.device, pipe.vae.dtype)).float().cpu() for p in parts]
-    return torch.cat(parts).clamp(-1, 1)
+    made = [one(p.to(pipe.device, pipe.vae.dtype)).float().cpu() for p in parts]
+    return torch.cat(made).clamp(-1, 1)
 
 
 def check_vae(pipe: StableDiffusionPipeline, n: int, seed: int) -> dict:
     """PSNR of reconstructions of n held-out scenes and n crops of held-out photographs; 8 examples
     of each.
     """
-    rows, examples = [], {}
+    rows: list[tuple] = []
+    examples: dict[str, Tensor] = {}
     for kind, x in splits.heldout_pictures(pipe, n, seed).items():
         y = reconstruct(pipe, x, 64 if x.shape[-1] <= 64 else 1)
         p = metrics.psnr(x, y)

@@ -172,7 +172,7 @@ def stream(
                 bar.update(len(chosen))
             last = rows[-1] + 1 == grid.rows
             until = grid.output[1] if last else grid.ys[rows[-1] + 1] * s
-            if until > top:
+            if band is not None and until > top:
                 emit(top, band[: until - top, : grid.output[0]].astype(np.float32))
                 band, top = band[until - top :].copy(), until
 
@@ -220,7 +220,7 @@ class NpyWriter:
 
     def __init__(self, path: str | Path, shape: tuple[int, int, int]) -> None:
         self.path, self.shape = Path(path).absolute(), shape
-        self.out: np.ndarray | None = None
+        self.out: np.memmap | None = None
 
     def __call__(self, top: int, rows: np.ndarray) -> None:
         if self.out is None:

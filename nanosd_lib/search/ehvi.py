@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import torch
@@ -24,7 +24,8 @@ if TYPE_CHECKING:  # BoTorch takes seconds to import: only who fits a model wait
 POOL = {"exact": None, "qlogehvi": 4096, "random": None}  # candidates scored per suggestion
 SAMPLES = 128  # quasi-Monte Carlo samples of qLogEHVI
 CHUNK = 2048  # candidates scored at once
-Point, Sizes = Sequence[float] | Tensor, Sequence[int]
+Point: TypeAlias = Sequence[float] | Tensor
+Sizes: TypeAlias = Sequence[int]
 
 
 def pareto_mask(Y: Tensor) -> Tensor:
@@ -65,7 +66,8 @@ def initial_design(choices: Tensor, n: int, seed: int) -> list[int]:
     if not 1 <= n <= len(choices):
         raise ValueError(f"n: expected 1 to {len(choices)} (the rows of choices), got {n}")
     used = torch.zeros(choices.shape[1], int(choices.max()) + 1, dtype=torch.float64)
-    columns, rng, rows = torch.arange(choices.shape[1]), np.random.default_rng(seed), []
+    columns, rng = torch.arange(choices.shape[1]), np.random.default_rng(seed)
+    rows: list[int] = []
     for _ in range(n):
         score = used[columns, choices].sum(1) + torch.from_numpy(rng.random(len(choices)))
         score[rows] = torch.inf
@@ -221,7 +223,8 @@ def suggest(
     if acquisition == "random":
         return rows[draw[:q]]
     rows = rows[draw[: max(q, pool or POOL[acquisition] or len(rows))].sort().values]
-    X, chosen = candidates[rows].double(), []
+    X = candidates[rows].double()
+    chosen: list[int] = []
     model = fit_quality(X_obs, Y_obs[:, 0], sizes, y_var, encoding)
     ref = shaped("ref_point", ref_point, 2)
     while True:

@@ -68,7 +68,7 @@ def search(
             f" {float(ref[1]):g} is asked: take reference_point(Y) of designs measured"
         )
     phase = "random" if acquisition == "random" else "ehvi"
-    options = dict(encoding=encoding, acquisition=acquisition, seed=seed)
+    options: dict[str, Any] = dict(encoding=encoding, acquisition=acquisition, seed=seed)
     rows, Y, trials = [*map(int, initial)], torch.empty(0, 2, dtype=torch.float64), []
     for order in tqdm(range(len(initial) + evaluations), desc=phase):
         if order == len(rows):
