@@ -27,7 +27,7 @@ from torch import nn
 from transformers import CLIPTextModel
 
 from nanosd_lib.learning import sd_mini
-from nanosd_lib.networks import blocks, pipeline, surgery
+from nanosd_lib.networks import blocks, pipeline, surgery, twins
 from nanosd_lib.networks.arch import ABLATION, NANOSD, Arch
 from nanosd_lib.quality import judges
 
@@ -253,7 +253,7 @@ def test_attention_slices_that_do_not_go(pair):
 
 def test_attention_processors(pair):
     net, theirs = pair
-    names = [surgery.stock_name(k) for k in net.attn_processors]
+    names = [twins.stock_name(k) for k in net.attn_processors]
     if net.arch.deep:
         names = list(net.attn_processors)
     assert names == list(theirs.attn_processors)
@@ -323,7 +323,7 @@ def test_gradients_are_the_stock_networks(pair):
         one.train().enable_gradient_checkpointing()
     ours, stocks = gradients(net), gradients(theirs)
     for k, g in ours.items():
-        other = stocks[k if net.arch.deep else surgery.stock_name(k)]
+        other = stocks[k if net.arch.deep else twins.stock_name(k)]
         torch.testing.assert_close(g, other, rtol=1e-4, atol=1e-6)
 
 
@@ -522,7 +522,7 @@ def test_a_wrapped_teacher_is_unwrapped(teacher, wrap):
         assert (
             difference(make("R RA RA | RA R RR", whole), make("R RA RA | RA R RR", teacher), X) == 0
         )
-    assert surgery.stock_config(NANOSD["N2"], whole) == surgery.stock_config(NANOSD["N2"], teacher)
+    assert twins.stock_config(NANOSD["N2"], whole) == twins.stock_config(NANOSD["N2"], teacher)
     one, two = (surgery.surrogate("E1", "R", t).state_dict() for t in (whole, teacher))
     assert all(torch.equal(one[k], two[k]) for k in two)
 

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from test_diffusers import pipeline, random
 from test_surgery import NARROW, difference, inputs, random_unet, stock
 
-from nanosd_lib.networks import lora, surgery
+from nanosd_lib.networks import lora, surgery, twins
 from nanosd_lib.networks.arch import ABLATION, NANOSD, Arch
 
 peft = pytest.importorskip("peft")
@@ -87,7 +87,7 @@ def test_a_lora_acts_as_in_the_stock_network(teacher, model):
     plain = surgery.student(NANOSD[model], teacher)
     theirs = stock(NANOSD[model], teacher, plain)
     theirs.load_lora_adapter(
-        {surgery.stock_name(k): v for k, v in weights_of(net).items()}, prefix=None,
+        {twins.stock_name(k): v for k, v in weights_of(net).items()}, prefix=None,
         network_alphas=None, metadata=_metadata(net),
     )  # fmt: skip
     assert difference(net, theirs, X) <= 1e-5 and difference(net, plain, X) > 1e-3

@@ -14,7 +14,7 @@ from transformers import CLIPTextModel
 
 from nanosd_lib import paper
 from nanosd_lib.learning import fwkd, sd_mini
-from nanosd_lib.networks import arch, blocks, counting, pipeline, sd15, surgery
+from nanosd_lib.networks import arch, blocks, counting, pipeline, sd15, surgery, twins
 from nanosd_lib.networks.arch import ABLATION, BASE, CHOICES, NANOSD, Arch
 from nanosd_lib.quality import judges
 
@@ -54,8 +54,8 @@ def fingerprint(net: torch.nn.Module) -> str:
 
 def stock(a: Arch, teacher, student) -> UNet2DConditionModel:
     """diffusers' own network of that arch, with the student's weights; strict, so none is left."""
-    net = UNet2DConditionModel(**surgery.stock_config(a, teacher)).eval()
-    net.load_state_dict({surgery.stock_name(k): v for k, v in student.state_dict().items()})
+    net = UNet2DConditionModel(**twins.stock_config(a, teacher)).eval()
+    net.load_state_dict({twins.stock_name(k): v for k, v in student.state_dict().items()})
     return net
 
 
@@ -149,7 +149,7 @@ def test_where_diffusers_has_the_network_ours_equals_it(teacher, model):
 
 
 def test_diffusers_has_no_other_network_of_the_family(teacher):
-    found = [m for m, a in NANOSD.items() if surgery.stock_config(a, teacher)]
+    found = [m for m, a in NANOSD.items() if twins.stock_config(a, teacher)]
     assert found == ["TinySD", "N2", "N4"]
 
 
