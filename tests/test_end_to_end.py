@@ -48,7 +48,7 @@ def study(tmp_path_factory):
         if report["notebooks"].get("03_fwkd", {}).get("state") == "running":
             if list((results / "store").glob("latents-train-*")):  # in the middle of its stages
                 kernels = psutil.Process(first.pid).children(recursive=True)
-                victim = next((c for c in kernels if "ipykernel" in " ".join(c.cmdline())), None)
+                victim = next((c for c in kernels if c.ppid() != first.pid), None)
     if victim is None:
         first.kill()
         pytest.fail(f"notebook 03 was never in the middle of its stages:\n{first.communicate()[0]}")

@@ -10,7 +10,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 from diffusers.models.attention_processor import IPAdapterAttnProcessor2_0
 from safetensors.torch import save_file
-from test_diffusers import pipeline, random
+from test_diffusers import random, whole
 from test_surgery import NARROW, difference, inputs, random_unet, stock
 
 from nanosd_lib.networks import lora, surgery, twins
@@ -224,7 +224,7 @@ def test_a_pipeline_loads_and_saves_lora(teacher, adapted_teacher, tmp_path, for
         state = {_kohya(k): v for k, v in state.items()}
     save_file({k: v.contiguous() for k, v in state.items()}, tmp_path / "teacher.safetensors")
     net = surgery.student(NANOSD["N2"], teacher)
-    pipe = pipeline(net)
+    pipe = whole(net)
     with pytest.warns(UserWarning, match="LoRA: 24 modules fit|LoRA: .* left out"):
         pipe.load_lora_weights(tmp_path, weight_name="teacher.safetensors", adapter_name="style")
     assert pipe.get_active_adapters() == ["style"]

@@ -525,5 +525,5 @@ def test_eight_bits_of_arrays():
 
 
 def test_the_module_needs_no_torch():
-    code = "import sys, nanosd_lib.pictures; assert 'torch' not in sys.modules"
+    code = "import sys, nanosd_lib.data.pictures; assert 'torch' not in sys.modules"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -23,11 +23,8 @@ import contextlib
 import json
 import os
 import signal
-import sys
 import tempfile
-import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -42,21 +39,14 @@ from papermill.iorw import papermill_io
 from papermill.log import logger
 
 from nanosd_lib import paths
-from nanosd_lib.runs import arguments, endstate, resident
+from nanosd_lib.runs import arguments, endstate, forked, resident
 from nanosd_lib.runs.endstate import NotebookFailed
+from nanosd_lib.runs.interrupts import Interrupted, held, signals
 from nanosd_lib.runs.resident import Watch
 
-if "papermill" not in sys.modules:
-    # papermill, as it is imported, asks this half-read module for its engine, which is the real
-    # one only at the end of the file, where it is registered again
-    NanoSDEngine = None
 OUTPUT_CAP = 8_000_000  # bytes of one notebook's outputs
 SAVE_EVERY = 10.0  # seconds between two writes of the file
 CHECK = "import sys; m = sys.modules.get('nanosd_lib.views.explorers'); m and m.check()"
-
-
-class Interrupted(KeyboardInterrupt):
-    """A signal asked the run to end; the argument is its number."""
 
 
 class Manager(NotebookExecutionManager):
@@ -103,6 +93,14 @@ class IPCKernelManager(AsyncKernelManager):
         if os.name == "posix" and short and self.folder:
             kwargs |= {"transport": "ipc", "ip": f"{self.folder}/k"}
         super().__init__(**kwargs)
+
+    async def _async_pre_start_kernel(self, **kwargs: Any) -> Any:
+        if self.provisioner is None:
+            about = {"kernel_id": self.kernel_id or "", "kernel_spec": self.kernel_spec}
+            self.provisioner = forked.Provisioner(parent=self, **about)
+        return await super()._async_pre_start_kernel(**kwargs)
+
+    pre_start_kernel = run_sync(_async_pre_start_kernel)
 
 
 class Client(PapermillNotebookClient):
@@ -310,62 +308,6 @@ def stop(process: psutil.Process | None) -> None:
         with contextlib.suppress(psutil.Error):
             one.kill()
     psutil.wait_procs(tree, timeout=5)
-
-
-class Handler:
-    """SIGINT or SIGTERM: raises Interrupted once, at the end of a `held` block where one runs.
-
-    `timeout` and `make` send their signal twice, and the second must not stop the tidying up; one
-    that comes AGAIN seconds later means that the first was lost on its way.
-    """
-
-    AGAIN = 15.0
-
-    def __init__(self) -> None:
-        self.number: int | None = None  # of the signal that has come
-        self.at, self.holds, self.waits = -self.AGAIN, 0, False
-
-    def __call__(self, number: int, frame: Any) -> None:
-        if time.monotonic() - self.at >= self.AGAIN:
-            self.number, self.at, self.waits = number, time.monotonic(), self.holds > 0
-            if not self.waits:
-                raise Interrupted(number)
-
-    def release(self) -> None:
-        self.holds -= 1
-        if self.waits and not self.holds:
-            self.waits = False
-            raise Interrupted(self.number)
-
-
-@contextlib.contextmanager
-def held() -> Iterator[None]:
-    """What must not be cut short: a signal that `signals` handles waits until it is over."""
-    here = threading.current_thread() is threading.main_thread()
-    handlers = {signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM) if here}
-    with contextlib.ExitStack() as stack:
-        for handler in handlers:
-            if isinstance(handler, Handler):
-                handler.holds += 1
-                stack.callback(handler.release)
-        yield
-
-
-@contextlib.contextmanager
-def signals() -> Iterator[None]:
-    """SIGINT and SIGTERM raise Interrupted inside, unless the caller handles them itself."""
-    old, handler = {}, Handler()
-    if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGINT, signal.SIGTERM):
-            # a shell's background jobs ignore SIGINT: whoever sends it here means it all the same
-            ours = (signal.SIG_DFL, signal.SIG_IGN, signal.default_int_handler)
-            if signal.getsignal(number) in ours:
-                old[number] = signal.signal(number, handler)
-    try:
-        yield
-    finally:
-        for number, before in old.items():
-            signal.signal(number, before)
 
 
 papermill_engines.register("nanosd", NanoSDEngine)  # also where this library is not installed

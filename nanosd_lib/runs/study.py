@@ -6,6 +6,7 @@ stops the study. run.json is true at every moment: a study that was killed says 
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import os
@@ -22,7 +23,7 @@ from tqdm.auto import tqdm
 from nanosd_lib import paths
 from nanosd_lib.paths import ROOT
 from nanosd_lib.runs import kernels, layout, registry
-from nanosd_lib.runs.engine import Interrupted, signals
+from nanosd_lib.runs.interrupts import Interrupted, signals
 from nanosd_lib.runs.provenance import git_state, lock_hash, machine, notebook_hash
 
 
@@ -49,7 +50,7 @@ class Study:
         self._begin(notebooks, whole)
         code = 1
         try:
-            with signals():
+            with signals(), self._kernels(notebooks):
                 code = self._run_all(notebooks)
         except Interrupted as stop:
             code = 128 + stop.args[0]
@@ -67,6 +68,11 @@ class Study:
             minutes = self.report["seconds"] / 60
             print(f"done in {minutes:.1f} min; everything is in {paths.shown(self.folder)}")
         return code
+
+    def _kernels(self, notebooks: list[Path]) -> contextlib.AbstractContextManager[None]:
+        """Several kernels are forked from one process; a single one is quicker by itself."""
+        several = len(notebooks) > 1
+        return kernels.forking(self._environment()) if several else contextlib.nullcontext()
 
     def _run_all(self, notebooks: list[Path]) -> int:
         bar = tqdm(notebooks, desc="notebooks", unit="notebook", disable=None)

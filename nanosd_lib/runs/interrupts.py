@@ -1,0 +1,70 @@
+"""SIGINT and SIGTERM as one exception, and what must not be cut short by it."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal asked the run to end; the argument is its number."""
+
+
+class Handler:
+    """SIGINT or SIGTERM: raises Interrupted once, at the end of a `held` block where one runs.
+
+    `timeout` and `make` send their signal twice, and the second must not stop the tidying up; one
+    that comes AGAIN seconds later means that the first was lost on its way.
+    """
+
+    AGAIN = 15.0
+
+    def __init__(self) -> None:
+        self.number: int | None = None  # of the signal that has come
+        self.at, self.holds, self.waits = -self.AGAIN, 0, False
+
+    def __call__(self, number: int, frame: Any) -> None:
+        if time.monotonic() - self.at >= self.AGAIN:
+            self.number, self.at, self.waits = number, time.monotonic(), self.holds > 0
+            if not self.waits:
+                raise Interrupted(number)
+
+    def release(self) -> None:
+        self.holds -= 1
+        if self.waits and not self.holds:
+            self.waits = False
+            raise Interrupted(self.number)
+
+
+@contextlib.contextmanager
+def held() -> Iterator[None]:
+    """What must not be cut short: a signal that `signals` handles waits until it is over."""
+    here = threading.current_thread() is threading.main_thread()
+    handlers = {signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM) if here}
+    with contextlib.ExitStack() as stack:
+        for handler in handlers:
+            if isinstance(handler, Handler):
+                handler.holds += 1
+                stack.callback(handler.release)
+        yield
+
+
+@contextlib.contextmanager
+def signals() -> Iterator[None]:
+    """SIGINT and SIGTERM raise Interrupted inside, unless the caller handles them itself."""
+    old, handler = {}, Handler()
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            # a shell's background jobs ignore SIGINT: whoever sends it here means it all the same
+            ours = (signal.SIG_DFL, signal.SIG_IGN, signal.default_int_handler)
+            if signal.getsignal(number) in ours:
+                old[number] = signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        for number, before in old.items():
+            signal.signal(number, before)
