@@ -13,11 +13,11 @@ PYTHON ?= $(shell for p in python3.11 python3 python3.12; do \
 
 BIN := .venv/bin
 STAMP := .venv/.stamp
-SWEEP = --profile '$(PROFILE)' --seeds '$(SEEDS)' --workers '$(WORKERS)' \
+SWEEP = --profile '$(PROFILE)' --seeds='$(SEEDS)' --workers '$(WORKERS)' \
 	$(if $(GRID),--grid '$(GRID)') $(if $(SLURM),--slurm '$(SLURM)')
 PYTEST := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest
 RUN := $(BIN)/python -m nanosd_lib.runs.runner
-CHOICE = --profile '$(PROFILE)' --seed '$(SEED)' $(foreach s,$(SET),--set '$(s)')
+CHOICE = --profile '$(PROFILE)' --seed='$(SEED)' $(foreach s,$(SET),--set '$(s)')
 LOCK = $(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 \
 	--all-extras --custom-compile-command 'make lock' pyproject.toml -o requirements.lock
 

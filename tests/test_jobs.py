@@ -76,8 +76,15 @@ def test_a_grid_is_every_combination(tmp_path):
     [
         ("seed: 3", "lists by parameter are wanted"),
         ("fwkd.step: [3]", "did you mean 'fwkd.steps'"),
-        ("seed: [-1]", "an integer from 0 up"),
-        ("[", "grid .*grid.yaml"),
+        ("seed: [-1]", "an integer from 0 to 2147483647"),
+        ("seed: [99999999999]", "an integer from 0 to 2147483647"),
+        ("[", "grid .*grid.yaml cannot be read"),
+        ("seed: [0]\nseed: [1]", "grid .*grid.yaml cannot be read: the key 'seed' is given twice"),
+        ("", "grid .*grid.yaml is empty"),
+        ("# nothing", "grid .*grid.yaml is empty"),
+        ("- seed", "grid .*grid.yaml: lists by parameter"),
+        ("\x00\x01", "grid .*grid.yaml cannot be read"),
+        ("fwkd.lr: ['1e-3']", r"fwkd.lr = '1e-3' \(str\)"),
         ("seed: []", "the sweep is empty"),
     ],
 )
@@ -89,6 +96,32 @@ def test_a_bad_grid_is_one_line(tmp_path, capsys, text, words):
     assert line.startswith("error: ")
     with pytest.raises(ValueError, match=words):
         sweep.grid("smoke", [0], path)
+
+
+def test_a_grid_that_is_no_text_is_named(tmp_path):
+    path = tmp_path / "grid.png"
+    with pytest.raises(ValueError, match=f"^grid {tmp_path}: "):
+        sweep.grid("smoke", [0], tmp_path)
+    with pytest.raises(ValueError, match=f"^grid {path}: No such file"):
+        sweep.grid("smoke", [0], path)
+    path.write_bytes(b"\x89PNG\r\n\x1a\n\x00\xff")
+    with pytest.raises(ValueError, match=f"^grid {path} cannot be read: ") as error:
+        sweep.grid("smoke", [0], path)
+    assert "\n" not in str(error.value)
+
+
+def test_numbers_of_a_grid(tmp_path):
+    path = tmp_path / "grid.yaml"
+    path.write_text("fwkd.lr: [1e-3, 1E-3, .5e-3, 0.01]\nfwkd.steps: [1_000, 010]\n")
+    found = [list(p["overrides"].values()) for p in sweep.grid("smoke", [0], path)]
+    assert found == [[lr, n] for lr in (0.001, 0.001, 0.0005, 0.01) for n in (1000, 10)]
+
+
+@pytest.mark.parametrize("seeds", ["99999999999", "-1", "0 1.5", "abc", "0,1", "00", ""])
+def test_seeds_of_a_sweep(seeds, capsys):
+    assert sweep.main(["--profile", "smoke", f"--seeds={seeds}"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert ("from 0 to 2147483647 is wanted" if seeds else "give at least one seed") in line
 
 
 BOOKS = sorted(p.stem for p in (ROOT / "notebooks").glob("[0-9]*.ipynb"))

@@ -80,3 +80,31 @@ def test_a_wrong_value_is_refused_with_field_value_and_type(key, value, says):
 
 def test_overrides_that_are_no_dict_are_refused():
     assert "a dict of dotted keys" in refusal("mini", ["fwkd.steps"])
+
+
+def test_a_budget_that_is_no_yaml_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(profiles, "BUDGETS", tmp_path)
+    assert refusal("mini") == f"{tmp_path / 'mini.yaml'}: No such file or directory"
+    for text in ("", "threads: 1\nthreads: 2", "{", "\x00"):
+        (tmp_path / "mini.yaml").write_text(text)
+        assert refusal("mini").startswith(str(tmp_path / "mini.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1e-3", 0.001),
+        ("1e3", 1000.0),
+        ("-1.E+2", -100.0),
+        ("1_000.5", 1000.5),
+        ("+7", 7),
+        ("010", 10),
+        ("1:30", "1:30"),
+        ("1e", "1e"),
+        ("-", "-"),
+        ("1\n", "1\n"),
+    ],
+)
+def test_numbers_are_those_of_json_and_more(text, value):
+    read = profiles.number(text)
+    assert read == value and type(read) is type(value)

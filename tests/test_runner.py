@@ -138,8 +138,20 @@ def test_what_cannot_run_is_refused_in_one_line(books, capfd):
     assert "holds no numbered notebook" in refused(books, capfd)
     notebook(books / "02_b.ipynb", LEDGER)
     assert "did you mean 'mini'?" in refused(books, capfd, "--profile", "mni")
-    assert "an integer from 0 up" in refused(books, capfd, "--seed", "-1")
-    assert "an integer from 0 up" in refused(books, capfd, "--seed", "two")
+    for seed in (
+        "-1",
+        "two",
+        "99999999999",
+        "2147483648",
+        "1.5",
+        "",
+        "00",
+        "0x1",
+        "-x",
+        "9" * 5000,
+    ):
+        said = refused(books, capfd, f"--seed={seed}")
+        assert "is refused: an integer from 0 to 2147483647 is wanted" in said
     assert "did you mean 'fwkd.steps'" in refused(books, capfd, "--set", "fwkd.step=3")
     assert "fwkd.steps = 'x' (str)" in refused(books, capfd, "--set", "fwkd.steps=x")
     assert "key=value is wanted" in refused(books, capfd, "--set", "fwkd.steps")
@@ -179,6 +191,50 @@ def test_a_signal_stops_kernel_and_study(books, number):
     assert not psutil.pid_exists(int(ready.read_text()))
     report = json.loads(next((books.parent / "results").glob("smoke*/run.json")).read_text())
     assert report["state"] == report["notebooks"]["02_b"]["state"] == "interrupted"
+
+
+MANY = "import sys; from pathlib import Path; from nanosd_lib import runner; print(flush=True);"
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.3, 1.5, 2.0, 2.5, 3.5])
+def test_a_signal_that_comes_twice_at_any_moment_is_one_line(books, seconds):
+    """While the study begins, a kernel starts, cells follow each other, and during the tidying."""
+    notebook(books / "02_b.ipynb", *["import time; time.sleep(0.05)"] * 20)
+    notebook(books / "03_c.ipynb", "import time; time.sleep(300)")
+    code = f"{MANY} runner.leave(runner.main(sys.argv[1:], Path({str(books)!r})))"
+    teacher = f"teacher.path={books.parent / 'teacher'}"
+    command = [sys.executable, "-c", code, "reproduce", "--profile", "smoke", "--set", teacher]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, **pipes)
+    process.stdout.readline()
+    time.sleep(0.2 + seconds)
+    for _ in range(2):
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.05)
+    kernels_left = psutil.Process(process.pid).children(recursive=True) if seconds else []
+    _, err = process.communicate(timeout=60)
+    (line,) = [text for text in err.splitlines() if text and "notebooks:" not in text]
+    assert process.returncode == 128 + signal.SIGTERM
+    assert line.startswith("interrupted; go on with: make reproduce PROFILE=smoke")
+    assert not psutil.wait_procs(kernels_left, timeout=5)[1]
+    for report in (books.parent / "results").glob("smoke*/run.json"):
+        assert json.loads(report.read_text())["state"] == "interrupted"
+
+
+@pytest.mark.parametrize(
+    "text, value",
+    [
+        ("1e-3", 0.001),
+        (".5e-3", 0.0005),
+        ("1E-3", 0.001),
+        ("1_000", 1000),
+        ("[1]", [1]),
+        ("x", "x"),
+    ],
+)
+def test_values_of_set(text, value):
+    key, read = runner.assignment(f"fwkd.lr={text}")
+    assert (key, read) == ("fwkd.lr", value) and type(read) is type(value)
 
 
 def test_a_kernel_that_dies_in_the_last_cell_is_a_failure(books):

@@ -266,8 +266,8 @@ def test_leftovers_of_dead_processes_are_swept(run, teacher):
 
 
 def test_opening_a_run_checks_everything(toy, teacher):
-    for seed in (-1, True, "0", 1.0, None):
-        with pytest.raises(ValueError, match="an integer from 0 up"):
+    for seed in (-1, 2**31, True, "0", 1.0, None):
+        with pytest.raises(ValueError, match="an integer from 0 to 2147483647"):
             notebook.open_run("02_toy", "smoke", seed, teacher)
     with pytest.raises(ValueError, match="did you mean 'smoke'"):
         notebook.open_run("02_toy", "smok", 0, teacher)
@@ -326,19 +326,38 @@ def test_tables_figures_and_records(run, teacher):
 
 
 def test_records_are_joined_and_replaced_by_notebook(run, teacher):
-    run.record("old", 1, "exact")
+    run.record("tiles-poster", 1, "exact")
     again = notebook.open_run("02_toy", "smoke", 0, teacher)
-    assert set(again.records()) == {"old"}
-    again.record("params", torch.tensor(3), "exact")
+    assert set(again.records()) == {"tiles-poster"}
+    again.record("params-n1", torch.tensor(3), "exact")
     other = notebook.open_run("03_other", "smoke", 0, teacher)
-    other.record("error", 0.5, "128 held-out pairs")
+    other.record("params-n2", 0.5, "128 held-out pairs")
     assert other.records() == {
-        "params": {"value": 3.0, "protocol": "exact", "notebook": "02_toy"},
-        "error": {"value": 0.5, "protocol": "128 held-out pairs", "notebook": "03_other"},
+        "params-n1": {"value": 3.0, "protocol": "exact", "notebook": "02_toy"},
+        "params-n2": {"value": 0.5, "protocol": "128 held-out pairs", "notebook": "03_other"},
     }
     for value in (float("nan"), float("inf")):
         with pytest.raises(ValueError, match="is not a measurement"):
-            other.record("error", value, "x")
-    other.record("params", 4, "x")
+            other.record("params-n2", value, "x")
+    other.record("params-n1", 4, "x")
     with pytest.raises(ValueError, match="recorded by two notebooks: 02_toy and 03_other"):
         other.records()
+
+
+def test_a_record_of_no_claim_is_refused_at_once(run):
+    with pytest.raises(ValueError) as error:
+        run.record("param-n1", 1, "exact")
+    assert str(error.value) == (
+        "claim 'param-n1' is not in data/paper/claims.yaml (did you mean 'params-n1'?)"
+    )
+    with pytest.raises(ValueError, match="is refused"):
+        run.record("../params-n1", 1, "exact")
+    assert not list((run.folder / "records").iterdir())
+
+
+def test_a_file_system_without_locks_is_no_obstacle(run, toy, monkeypatch):
+    def refused(*args):
+        raise OSError(37, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", refused)
+    assert run.stage("toy", toy.everything, {"n": 3})["fact"]["n"] == 3

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 from pydantic import BaseModel
 
 from nanosd_lib import paths
@@ -27,11 +28,6 @@ from nanosd_lib.paths import PACKAGE
 from nanosd_lib.runs import artifacts
 from nanosd_lib.runs.artifacts import Artifact, Damaged
 from nanosd_lib.runs.provenance import canonical, lock_hash, source_closure, text_hash
-
-try:
-    import fcntl
-except ImportError:  # not on this system: two runs at once may then compute the same twice
-    fcntl = None
 
 
 def cached(
@@ -208,16 +204,15 @@ def _seeded(text: str, device: torch.device) -> Iterator[None]:
 @contextlib.contextmanager
 def _locked(path: Path, name: str) -> Iterator[None]:
     """One process at a time computes; the lock of a killed process is free again."""
-    if fcntl is None:
-        yield
-        return
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as handle:
+    lock = FileLock(path, fallback_to_soft=False)
+    with contextlib.suppress(OSError):  # a file system without locks: two may compute it at once
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            lock.acquire(blocking=False)
+        except Timeout:
             print(f"cached {name}: another process is computing it; waiting")
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        except OSError:  # a file system without locks
-            pass
+            lock.acquire()
+    try:
         yield
+    finally:
+        lock.release()

@@ -13,6 +13,7 @@ from nanosd_lib.runs import profiles
 from nanosd_lib.runs.provenance import canonical, text_hash
 
 LEDGER = "claims.csv"
+LAST_SEED = 2**31 - 1
 RANDOM = "RANDOM_WEIGHTS.txt"  # stands in the folder of a teacher that was never trained
 SUBFOLDERS = ("tables", "figures", "records", "notebooks", "io")
 
@@ -23,9 +24,10 @@ def check_run(profile: Any, seed: Any, overrides: dict[str, Any] | None = None):
     Cheap: called before any kernel starts, and again inside each notebook.
     """
     loaded = profiles.load(profile, overrides)
-    if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**31:
+    if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed <= LAST_SEED:
         kind = type(seed).__name__
-        raise ValueError(f"seed = {seed!r} ({kind}) is refused: an integer from 0 up is wanted")
+        wanted = f"an integer from 0 to {LAST_SEED} is wanted"
+        raise ValueError(f"seed = {seed!r} ({kind}) is refused: {wanted}")
     if loaded.teacher.local:
         check_teacher(loaded.teacher.path)
     return loaded

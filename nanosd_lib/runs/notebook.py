@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import functools
 import json
 import math
@@ -13,7 +14,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-from nanosd_lib import paths
+from nanosd_lib import paper, paths
 from nanosd_lib.paths import ROOT
 from nanosd_lib.runs import artifacts, cache, layout, registry
 from nanosd_lib.runs.artifacts import Artifact
@@ -162,9 +163,10 @@ class Run:
     def record(self, claim_id: str, value: float, protocol: str) -> None:
         """One measured number for the ledger; the first of a run replaces the notebook's old ones.
 
-        ValueError for NaN and infinities, TypeError for what is not a number.
+        ValueError for an id that no claim has, NaN and infinities, TypeError for what is not a
+        number.
         """
-        paths.check_name("claim", claim_id)
+        _check_claim(claim_id)
         self._refuse_random(claim_id)
         number = float(value)
         if not math.isfinite(number):
@@ -214,3 +216,18 @@ class Run:
 
     def _file(self, folder: str, name: str, ending: str) -> Path:
         return self.folder / folder / f"{paths.check_name(folder, name)}.{ending}"
+
+
+def _check_claim(claim_id: str) -> None:
+    """ValueError unless data/paper/claims.yaml lists it."""
+    paths.check_name("claim", claim_id)
+    known = _claim_ids()
+    if claim_id not in known:
+        close = difflib.get_close_matches(claim_id, known, n=1)
+        hint = f" (did you mean {close[0]!r}?)" if close else ""
+        raise ValueError(f"claim {claim_id!r} is not in data/paper/claims.yaml{hint}")
+
+
+@functools.cache
+def _claim_ids() -> tuple[str, ...]:
+    return tuple(claim.id for claim in paper.claims())

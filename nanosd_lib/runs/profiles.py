@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import re
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -15,6 +16,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 BUDGETS = Path(__file__).parents[1] / "budgets"
 NAMES = ("smoke", "mini", "sd15")
+INT, FLOAT = "tag:yaml.org,2002:int", "tag:yaml.org,2002:float"
+NUMBER = re.compile(r"[-+]?(\d[\d_]*(\.[\d_]*)?|\.\d[\d_]*)([eE][-+]?\d+)?\Z", re.ASCII)
 Count = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(gt=0, le=1)]
 Rate = Annotated[float, Field(gt=0, lt=1)]
@@ -136,10 +139,58 @@ class TeacherTraining(Strict):
     unet_steps: Count
 
 
+class Loader(yaml.SafeLoader):
+    """YAML with the numbers of version 1.2: 1e-3 is one, 010 is ten, 1:30 is a text. A key given
+    twice is an error.
+    """
+
+    yaml_implicit_resolvers = {
+        first: [(tag, how) for tag, how in kinds if tag not in (INT, FLOAT)]
+        for first, kinds in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        if twice := [key for key in keys if keys.count(key) > 1]:
+            problem = f"the key {twice[0]!r} is given twice"
+            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+        return super().construct_mapping(node, deep)
+
+    def construct_number(self, node: yaml.ScalarNode) -> int | float | str:
+        return number(node.value)
+
+
+Loader.add_implicit_resolver(FLOAT, NUMBER, list("-+.0123456789"))
+Loader.add_constructor(FLOAT, Loader.construct_number)
+
+
+def number(text: str) -> int | float | str:
+    """'1_000' -> 1000, '.5e-3' -> 0.0005; any other text as it is."""
+    if not NUMBER.fullmatch(text):
+        return text
+    kind = int if re.fullmatch(r"[-+]?[\d_]+", text) else float
+    return kind(text.replace("_", ""))
+
+
+def read_yaml(path: Path) -> Any:
+    """What a YAML file holds; ValueError, in one line, names the file where it holds nothing."""
+    try:
+        loader = Loader(path.read_bytes())
+        loader.name = path.name
+        data = loader.get_single_data()
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror}") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
+    if data is None:
+        raise ValueError(f"{path} is empty")
+    return data
+
+
 def teacher_training() -> TeacherTraining:
     """The budget of `budgets/teacher.yaml`; ValueError in one line where it is wrong."""
     try:
-        data = yaml.safe_load((BUDGETS / "teacher.yaml").read_text())
+        data = read_yaml(BUDGETS / "teacher.yaml")
         return TeacherTraining.model_validate_json(json.dumps(data))
     except ValidationError as error:
         raise ValueError(f"budgets/teacher.yaml: {_one_line(error)}") from None
@@ -153,7 +204,7 @@ def load(name: str, overrides: dict[str, Any] | None = None) -> Profile:
     if name not in NAMES:
         hint = _hint(name, NAMES)
         raise ValueError(f"profile {name!r} does not exist: use one of {', '.join(NAMES)}{hint}")
-    data = yaml.safe_load((BUDGETS / f"{name}.yaml").read_text())
+    data = read_yaml(BUDGETS / f"{name}.yaml")
     if not isinstance(overrides, dict | None):
         raise ValueError(f"overrides = {overrides!r} is refused: a dict of dotted keys is wanted")
     for key, value in (overrides or {}).items():

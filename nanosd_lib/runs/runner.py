@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
+import signal
 import sys
 from pathlib import Path
 from typing import Any
 
 from nanosd_lib import paths
 from nanosd_lib.paths import ROOT
-from nanosd_lib.runs import kernels
+from nanosd_lib.runs import kernels, profiles
+from nanosd_lib.runs.interrupts import Interrupted, signals
 from nanosd_lib.runs.provenance import notebook_hash
 from nanosd_lib.runs.study import Study
 
@@ -22,9 +25,18 @@ from nanosd_lib.runs.study import Study
 def main(argv: list[str] | None = None, notebooks: Path = ROOT / "notebooks") -> int:
     """The one command line of the library; returns the exit code."""
     options = _parse(argv)
+    with signals():
+        try:
+            return _main(options, notebooks)
+        except Interrupted as stop:
+            print(f"interrupted; go on with: {_again(options)}", file=sys.stderr)
+            return 128 + stop.args[0]
+
+
+def _main(options: argparse.Namespace, notebooks: Path) -> int:
     try:
         overrides = dict(assignment(text) for text in options.set)
-        run = Study(options.profile, _seed(options.seed), overrides, _again(options))
+        run = Study(options.profile, seed(options.seed), overrides, _again(options))
         chosen = choose(notebooks, options.nb if options.verb == "run" else None)
         for path in chosen:
             kernels.check_parameters(path, run.parameters)
@@ -41,6 +53,14 @@ def main(argv: list[str] | None = None, notebooks: Path = ROOT / "notebooks") ->
         where = f": {paths.shown(Path(error.filename))}" if error.filename else ""
         print(f"error: {error.strerror or error}{where}; go on with: {run.resume}", file=sys.stderr)
         return 1
+
+
+def leave(code: int) -> None:
+    """sys.exit; after an interruption, a signal that is sent twice changes nothing any more."""
+    if code >= 128:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
+    sys.exit(code)
 
 
 def choose(folder: Path, number: str | None = None) -> list[Path]:
@@ -68,20 +88,20 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def _seed(text: str) -> Any:
-    """The integer, or the text itself for the check that refuses it."""
-    return int(text) if text.isdecimal() else text
+def seed(text: str) -> Any:
+    """The integer, or the text itself for the check that refuses it: 00 is no way to write 0."""
+    return int(text) if re.fullmatch(r"0|-?[1-9][0-9]{0,99}", text) else text
 
 
 def assignment(text: str) -> tuple[str, Any]:
-    """'fwkd.steps=10' -> ("fwkd.steps", 10); a value that is no JSON is a text."""
+    """'fwkd.steps=10' -> ("fwkd.steps", 10); a value that is neither JSON nor number is a text."""
     key, equals, value = text.partition("=")
     if not equals:
         raise ValueError(f"{text!r} is refused: key=value is wanted, like fwkd.steps=10")
     try:
         return key.strip(), json.loads(value)
     except json.JSONDecodeError:
-        return key.strip(), value
+        return key.strip(), profiles.number(value)
 
 
 def _again(options: argparse.Namespace) -> str:
@@ -92,4 +112,4 @@ def _again(options: argparse.Namespace) -> str:
 
 if __name__ == "__main__":
     sys.stdout.reconfigure(line_buffering=True)
-    sys.exit(main())
+    leave(main())

@@ -1,7 +1,7 @@
 """A study: the notebooks executed one by one, and run.json, which says how far they came.
 
-A notebook counts as done when every code cell has run without an error; the first that has not
-stops the study. run.json is true at every moment: a study that was killed says `running`.
+A notebook counts as done when the engine says `ok`; the first that is not stops the study.
+run.json is true at every moment: a study that was killed says `running`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 from nanosd_lib import paths
 from nanosd_lib.paths import ROOT
 from nanosd_lib.runs import kernels, layout, registry
-from nanosd_lib.runs.interrupts import Interrupted, signals
+from nanosd_lib.runs.interrupts import Interrupted, held, signals
 from nanosd_lib.runs.provenance import git_state, lock_hash, machine, notebook_hash
 
 
@@ -46,23 +46,24 @@ class Study:
 
     def execute(self, notebooks: list[Path], whole: bool) -> int:
         """Run them in order; 0 when all are ok, 1 at the first failure, 128 + n at signal n."""
+        with signals():
+            try:
+                code = self._execute(notebooks, whole)
+            except Interrupted as stop:
+                code = 128 + stop.args[0]
+                self._interrupted()
+        return code
+
+    def _execute(self, notebooks: list[Path], whole: bool) -> int:
         before = _stamp(self.folder / layout.LEDGER)
         self._begin(notebooks, whole)
-        code = 1
-        try:
-            with signals(), self._kernels(notebooks):
-                code = self._run_all(notebooks)
-        except Interrupted as stop:
-            code = 128 + stop.args[0]
-            self.report["state"] = "interrupted"
-            print(f"interrupted; go on with: {self.resume}", file=sys.stderr)
+        with self._kernels(notebooks):
+            code = self._run_all(notebooks)
         if code == 0 and whole:
             code = self._ledger(before)
-        if code == 0:
-            states = {entry["state"] for entry in self.report["notebooks"].values()}
-            self.report["state"] = "ok" if states == {"ok"} else "partial"
-        elif self.report["state"] == "running":
-            self.report["state"] = "failed"
+        states = {entry["state"] for entry in self.report["notebooks"].values()}
+        ended = "ok" if states == {"ok"} else "partial"
+        self.report["state"] = ended if code == 0 else "failed"
         self._write()
         if code == 0:
             minutes = self.report["seconds"] / 60
@@ -73,6 +74,16 @@ class Study:
         """Several kernels are forked from one process; a single one is quicker by itself."""
         several = len(notebooks) > 1
         return kernels.forking(self._environment()) if several else contextlib.nullcontext()
+
+    def _interrupted(self) -> None:
+        """The report after a signal, wherever it struck."""
+        for entry in self.report.get("notebooks", {}).values():
+            if entry["state"] == "running":
+                entry["state"] = "interrupted"
+        if self.report:
+            self.report["state"] = "interrupted"
+            self._write()
+        print(f"interrupted; go on with: {self.resume}", file=sys.stderr)
 
     def _run_all(self, notebooks: list[Path]) -> int:
         bar = tqdm(notebooks, desc="notebooks", unit="notebook", disable=None)
@@ -130,6 +141,8 @@ class Study:
         kept = {} if whole else _notebooks_of(self.folder / "run.json")
         fresh = {path.stem: {"state": "not run"} for path in notebooks}
         self._start = time.perf_counter()
+        with held():  # a signal that is raised into torch's import ends the process from inside C++
+            facts = machine()
         self.report = {
             "state": "running",
             "verb": "reproduce" if whole else "run",
@@ -143,7 +156,7 @@ class Study:
             },
             "git": git_state(),
             "lock": lock_hash(),
-            "machine": machine(),
+            "machine": facts,
             "notebooks": dict(sorted({**kept, **fresh}.items())),
         }
         self._write()

@@ -13,6 +13,7 @@ import html
 import itertools
 import json
 import os
+import signal
 import socket
 import sys
 from pathlib import Path
@@ -20,12 +21,12 @@ from typing import Any
 
 import pandas as pd
 import psutil
-import yaml
 from scipy import stats
 
 from nanosd_lib import paper, paths
 from nanosd_lib.paths import PACKAGE, ROOT
-from nanosd_lib.runs import jobs, layout, runner
+from nanosd_lib.runs import jobs, layout, profiles, runner
+from nanosd_lib.runs.interrupts import Interrupted, signals
 from nanosd_lib.runs.provenance import canonical, file_hash, text_hash
 from nanosd_lib.runs.study import Study
 
@@ -46,7 +47,7 @@ def study(profile: str, seed: int, overrides: dict[str, Any], results: str, code
     one = Study(profile, seed, overrides, " ".join(words[: 2 if overrides else 1]))
     status = one.execute(runner.choose(ROOT / "notebooks"), whole=True)
     if status >= 128:
-        raise KeyboardInterrupt
+        raise Interrupted(status - 128)
     if status:
         books = one.report["notebooks"].items()
         failed = [f"{k}: {v.get('error')}" for k, v in books if v["state"] not in ("ok", "not run")]
@@ -70,9 +71,9 @@ def grid(profile: str, seeds: list[int], path: Path | None) -> list[dict[str, An
     axes: dict[str, list] = {"profile": [profile], "seed": seeds}
     if path is not None:
         try:
-            extra = yaml.safe_load(path.read_text())
-        except (OSError, yaml.YAMLError) as error:
-            raise ValueError(f"grid {path}: {' '.join(str(error).split())}") from None
+            extra = profiles.read_yaml(path)
+        except ValueError as error:
+            raise ValueError(f"grid {error}") from None
         if not isinstance(extra, dict) or not all(isinstance(v, list) for v in extra.values()):
             raise ValueError(f"grid {path}: lists by parameter are wanted: 'seed: [0, 1]'")
         axes |= extra
@@ -237,8 +238,18 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--slurm", nargs="?", const="1", help="'slurm_partition=gpu ...', or 1")
     options = parser.parse_args(argv)
+    with signals():
+        try:
+            return _main(options)
+        except KeyboardInterrupt as stop:
+            print("interrupted; the same command goes on", file=sys.stderr)
+            return 128 + (stop.args[0] if isinstance(stop, Interrupted) else signal.SIGINT)
+
+
+def _main(options: argparse.Namespace) -> int:
+    points = []
     try:
-        seeds = [int(s) for s in options.seeds.split()]
+        seeds = [runner.seed(text) for text in options.seeds.split()]
         points = grid(options.profile, seeds, options.grid)
         status = show(points)
         if options.verb == "status":
@@ -252,13 +263,13 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        show(points)
-        print("interrupted; the same command goes on", file=sys.stderr)
-        return 130
+        if points:
+            show(points)
+        raise
     print(status.to_string(index=False))
     print(f"tables of the sweep: {paths.shown(paths.results_root() / 'sweep')}")
     return 0 if (status.state == "ok").all() else 1
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    runner.leave(main())
