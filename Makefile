@@ -16,7 +16,7 @@ STAMP := .venv/.stamp
 SWEEP = --profile '$(PROFILE)' --seeds='$(SEEDS)' --workers '$(WORKERS)' \
 	$(if $(GRID),--grid '$(GRID)') $(if $(SLURM),--slurm '$(SLURM)')
 PYTEST := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest
-RUN := $(BIN)/python -m nanosd_lib.runs.runner
+RUN := $(BIN)/python -m nanosd_lib.cli
 CHOICE = --profile '$(PROFILE)' --seed='$(SEED)' $(foreach s,$(SET),--set '$(s)')
 LOCK = $(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 \
 	--all-extras --custom-compile-command 'make lock' pyproject.toml -o requirements.lock
@@ -67,35 +67,35 @@ run: $(STAMP)  ## execute one notebook: NB=03 PROFILE=mini
 	@$(RUN) run --nb '$(NB)' $(CHOICE)
 
 hardware: $(STAMP)  ## profile SD 1.5's stages, networks and pipeline here (an hour, 35 GB of disk)
-	@$(BIN)/python -m nanosd_lib.recipes.device_profile
+	@$(RUN) hardware
 
 sweep: $(STAMP)  ## many studies and their spread: SEEDS="0 1 2" WORKERS=2 GRID=grid.yaml SLURM=1
-	@$(BIN)/python -m nanosd_lib.runs.sweep $(SWEEP)
+	@$(RUN) sweep $(SWEEP)
 
 sweep-status: $(STAMP)  ## how far each study of a sweep is, checked
-	@$(BIN)/python -m nanosd_lib.runs.sweep status $(SWEEP)
+	@$(RUN) sweep status $(SWEEP)
 
 doctor: $(STAMP)  ## what this machine has, and which profiles it can run
-	@$(BIN)/python -m nanosd_lib.runs.doctor
+	@$(RUN) doctor
 
 dryrun: $(STAMP)  ## every stage once with random weights, and a plan: PROFILE=sd15
-	@HF_HUB_OFFLINE=1 $(BIN)/python -m nanosd_lib.recipes.dryrun --profile '$(PROFILE)'
+	@HF_HUB_OFFLINE=1 $(RUN) dryrun --profile '$(PROFILE)'
 
 lab: $(STAMP)  ## open JupyterLab on the notebooks
 	@$(BIN)/python -m jupyterlab --notebook-dir=notebooks \
 		--MappingKernelManager.default_kernel_name=nanosd
 
 teacher: $(STAMP)  ## train sd-mini from nothing (hours; resumes where it stopped)
-	@$(BIN)/python -m nanosd_lib.learning.sd_mini
+	@$(RUN) teacher
 
 reference: $(STAMP)  ## copy a finished mini run to results/reference and refresh the README
-	@$(BIN)/python -m nanosd_lib.runs.reference
+	@$(RUN) reference
 
 chaos: $(STAMP)  ## break a smoke run in every way we know, and count what is lost (26 minutes)
 	@$(BIN)/python tests/chaos.py
 
 drift: $(STAMP)  ## the smoke run with one thread and with two: what moves, and by how much
-	@$(BIN)/python -m nanosd_lib.runs.drift
+	@$(RUN) drift
 
 slurm-test: $(STAMP)  ## a sweep on a one-node Slurm of Debian's packages (root; some ten minutes)
 	@$(BIN)/python tests/slurm.py

@@ -53,7 +53,7 @@ class Place:
             "HF_HUB_OFFLINE": "1",
             "PYTHONPATH": str(self.root),
         }
-        command = [sys.executable, "-m", "nanosd_lib.runs.runner", *words, "--profile", "smoke"]
+        command = [sys.executable, "-m", "nanosd_lib.cli", *words, "--profile", "smoke"]
         how = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         return subprocess.Popen(command, cwd=self.root, env=env, start_new_session=True, **how)
 

@@ -29,7 +29,7 @@ def runner(*words: str, results: Path, **kwargs):
     (results / "sitecustomize.py").write_text(BLOCKED)
     env = os.environ | {"NANOSD_RESULTS": str(results), "PYTHONPATH": str(results)}
     env.pop("HF_HUB_OFFLINE", None)
-    command = [sys.executable, "-m", "nanosd_lib.runs.runner", *words, "--profile", "smoke"]
+    command = [sys.executable, "-m", "nanosd_lib.cli", *words, "--profile", "smoke"]
     return subprocess.Popen(
         command, cwd=ROOT, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )

@@ -187,7 +187,7 @@ def test_every_notebook_must_be_there(folder):
 
 
 def test_the_command_itself_runs_its_jobs(tmp_path):
-    """`python -m nanosd_lib.runs.sweep` names its function so that workers can import it."""
+    """`python -m nanosd_lib.cli sweep` names its function so that workers can import it."""
     import subprocess
     import sys
 
@@ -195,8 +195,8 @@ def test_the_command_itself_runs_its_jobs(tmp_path):
         "import runpy, sys; from nanosd_lib.runs import jobs;"
         "ended = lambda job: print(job.function) or jobs.Ended(job, None, 'x');"
         "jobs.run = lambda asked, how, n, **more: [ended(asked[0])];"
-        "sys.argv = ['sweep', '--profile', 'smoke'];"
-        "runpy.run_module('nanosd_lib.runs.sweep', run_name='__main__')"
+        "sys.argv = ['nanosd', 'sweep', '--profile', 'smoke'];"
+        "runpy.run_module('nanosd_lib.cli', run_name='__main__')"
     )
     env = os.environ | {"NANOSD_RESULTS": str(tmp_path), "PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)

@@ -17,16 +17,16 @@ def notebook(path, *cells):
 @pytest.mark.parametrize(
     "cell",
     [
-        "%matplotlib inline\nfrom nanosd_lib import tiling",
-        "%%time\nfrom nanosd_lib import tiling",
-        "%%timeit -n 3\nfrom nanosd_lib import tiling",
-        "%%memit\nfrom nanosd_lib import (\n    tiling,\n)",
-        "%time from nanosd_lib import tiling",
-        "!python -m nanosd_lib.tiling",
-        "found = !python -m nanosd_lib.tiling",
-        "%run -m nanosd_lib.tiling",
-        "%%bash\npython -m nanosd_lib.tiling",
-        "await f()\nfrom nanosd_lib import tiling",
+        "%matplotlib inline\nfrom nanosd_lib.restoration import tiling",
+        "%%time\nfrom nanosd_lib.restoration import tiling",
+        "%%timeit -n 3\nfrom nanosd_lib.restoration import tiling",
+        "%%memit\nfrom nanosd_lib.restoration import (\n    tiling,\n)",
+        "%time from nanosd_lib.restoration import tiling",
+        "!python -m nanosd_lib.restoration.tiling",
+        "found = !python -m nanosd_lib.restoration.tiling",
+        "%run -m nanosd_lib.restoration.tiling",
+        "%%bash\npython -m nanosd_lib.restoration.tiling",
+        "await f()\nfrom nanosd_lib.restoration import tiling",
     ],
 )
 def test_library_code_that_a_cell_reaches_decides_the_hash(tmp_path, monkeypatch, cell):

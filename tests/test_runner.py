@@ -193,7 +193,10 @@ def test_a_signal_stops_kernel_and_study(books, number):
     assert report["state"] == report["notebooks"]["02_b"]["state"] == "interrupted"
 
 
-MANY = "import sys; from pathlib import Path; from nanosd_lib import runner; print(flush=True);"
+MANY = (
+    "import sys; from pathlib import Path; from nanosd_lib.runs import runner;"
+    " from nanosd_lib.runs.interrupts import leave; print(flush=True);"
+)
 
 
 @pytest.mark.parametrize("seconds", [0.0, 0.3, 1.5, 2.0, 2.5, 3.5])
@@ -201,7 +204,7 @@ def test_a_signal_that_comes_twice_at_any_moment_is_one_line(books, seconds):
     """While the study begins, a kernel starts, cells follow each other, and during the tidying."""
     notebook(books / "02_b.ipynb", *["import time; time.sleep(0.05)"] * 20)
     notebook(books / "03_c.ipynb", "import time; time.sleep(300)")
-    code = f"{MANY} runner.leave(runner.main(sys.argv[1:], Path({str(books)!r})))"
+    code = f"{MANY} leave(runner.main(sys.argv[1:], Path({str(books)!r})))"
     teacher = f"teacher.path={books.parent / 'teacher'}"
     command = [sys.executable, "-c", code, "reproduce", "--profile", "smoke", "--set", teacher]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}

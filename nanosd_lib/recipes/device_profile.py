@@ -123,9 +123,7 @@ def _code() -> dict[str, str]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m nanosd_lib.recipes.device_profile", description=__doc__
-    )
+    parser = argparse.ArgumentParser(prog="make hardware", description=__doc__)
     parser.add_argument("--backends", default=",".join(backends.CPU))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, help="default: one a core")

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import StableDiffusionPipeline
@@ -44,8 +45,9 @@ class DryStudy:
         self, pipe: StableDiffusionPipeline, profile: profiles.Profile, scratch: Path
     ) -> None:
         self.pipe, self.profile, self.scratch = pipe, profile, scratch
-        self.work, self.made = work.count(pipe, DryStudy.student), {}
-        self.one = dict(steps=1, guidance=profile.samples.guidance, batch=1, seed=0)
+        self.work = work.count(pipe, DryStudy.student)
+        self.made: dict[str, Any] = {}
+        self.one: dict[str, Any] = dict(steps=1, guidance=profile.samples.guidance, batch=1, seed=0)
         # Inception's weights may not be here, and looking costs next to nothing
         self.judged = self.one | {"features": "mini-clip"}
 
@@ -99,8 +101,10 @@ class DryStudy:
 
     def teach(self) -> dict:
         held = splits.heldout_batches(self.of("heldout"), self.pipe, 1)
-        how = dict(pairs=[list(self.student)], steps=1, batch=1, lr=self.profile.fwkd.lr, seed=0)
-        how |= dict(fraction=1.0, e3_target="D4", scratch=self.scratch / "fwkd")
+        how: dict[str, Any] = dict(pairs=[list(self.student)], steps=1, batch=1, seed=0)
+        how |= dict(
+            lr=self.profile.fwkd.lr, fraction=1.0, e3_target="D4", scratch=self.scratch / "fwkd"
+        )
         return fwkd.teach(self.pipe.unet, self.of("train"), held, self.pipe.scheduler, **how)
 
     def judge(self) -> dict:
@@ -111,7 +115,8 @@ class DryStudy:
     def align(self) -> dict:
         n2 = NANOSD["N2"]
         changed = [(s, c) for s, c in n2.stages.items() if c != arch.BASE[s]]
-        how = dict(surrogates=fwkd.surrogates(self.pipe.unet, changed), latents=self.of("train"))
+        how: dict[str, Any] = dict(latents=self.of("train"))
+        how |= dict(surrogates=fwkd.surrogates(self.pipe.unet, changed))
         how |= dict(teacher_features=self.features, scratch=self.scratch / "align")
         rate = self.profile.family.align_lr
         return align.align_arch(str(n2), 1, rate, 1, pipe=self.pipe, **how, **self.judged)

@@ -108,9 +108,7 @@ def _bytes(folder: Path) -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m nanosd_lib.recipes.dryrun", description=__doc__
-    )
+    parser = argparse.ArgumentParser(prog="make dryrun", description=__doc__)
     parser.add_argument("--profile", default="sd15")
     options = parser.parse_args(argv)
     try:
@@ -129,7 +127,3 @@ def main(argv: list[str] | None = None) -> int:
     print(table.drop(columns=["basis", "notebook"]).round(2).to_string(index=False))
     print(f"the plan is in {paths.shown(out)}; basis of its hours: its last column")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

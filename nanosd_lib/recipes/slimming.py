@@ -149,7 +149,8 @@ def profile(
 # ---------------------------------------------------------------------------------------- co-design
 def own_latents(run: Run, pipe: StableDiffusionPipeline, trained: Artifact) -> Artifact:
     """The training latents of `shared.latents` again, by the slim VAE of this pipeline."""
-    what, keys = shared.split_of(run, "train"), [run.teacher_key, trained]
+    what = shared.split_of(run, "train")
+    keys: list[Artifact | str] = [run.teacher_key, trained]
     return run.cached("latents-slim", splits.latents_alone, what, keys, quiet=True, pipe=pipe)
 
 
@@ -180,9 +181,10 @@ def combinations(
     how = {"heldout": run.profile.vae.heldout, "t": STEP, **shared.sampling(run, draw)}
     cases = [(*u, v) for u in unets for v in ("teacher", "slim")]
     for unet, aligned, name in tqdm(cases, desc="co-design"):
-        net, keys = unets[unet, aligned]
+        net, made_of = unets[unet, aligned]
         whole = pipeline.with_parts({"teacher": pipe, "slim": other}[name], unet=net)
-        keys = [run.teacher_key, against, *keys, *([trained] if name == "slim" else [])]
+        keys: list[Artifact | str] = [run.teacher_key, against, *made_of]
+        keys += [trained] if name == "slim" else []
         features = against["features"]["teacher"]
         found = run.cached(
             "codesign", autoencoders.judge, how | {"arch": text}, keys, quiet=True,

@@ -19,7 +19,7 @@ ALSO = {  # parameters are JSON, which has fewer types
     tuple: (tuple, list),
     set: (set, list),
 }
-ARITHMETIC = {
+ARITHMETIC: dict[type, Callable[[Any, Any], Any]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
     ast.Mult: operator.mul,

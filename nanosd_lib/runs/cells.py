@@ -36,7 +36,7 @@ def cell_tree(source: str) -> ast.Module:
 def _automagic(source: str) -> bool:
     """Whether IPython takes a line that is no Python for a magic without its %: `cd ..`."""
     word = re.fullmatch(r"\s*([a-z_]\w*)[ \t]+[\w./~$'\"-][^\n]*\s*", source)
-    return bool(word) and not keyword.iskeyword(word[1]) and not hasattr(builtins, word[1])
+    return word is not None and not keyword.iskeyword(word[1]) and not hasattr(builtins, word[1])
 
 
 def _magics(tree: ast.Module) -> Iterator[tuple[str, str]]:

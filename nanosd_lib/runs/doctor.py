@@ -165,7 +165,8 @@ def _existing(path: Path) -> Path:
     return next(p for p in (path, *path.parents) if p.exists())
 
 
-def main() -> int:
+def main(argv: list[str] | None = None) -> int:
+    """Print every finding and which profiles can run; 1 where `mini` cannot. Takes no words."""
     findings = examine()
     for f in findings:
         print(f"{f.state:>5}  {f.what:<13} {f.says}")
@@ -175,7 +176,3 @@ def main() -> int:
         needs = f"{ram} GB memory, {space} GB disk" + (f", {vram} GB GPU" if vram else "")
         print(f"{name:>6}: {'can run here' if not missing else 'cannot: ' + missing}  ({needs})")
     return 1 if verdict("mini", findings) else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,7 +1,7 @@
 """Drift: what changes when the same study runs again, on this machine or with other threads.
 
     make drift                 # smoke, from scratch, with one thread and with two, then compared
-    python -m nanosd_lib.runs.drift results/a results/b
+    python -m nanosd_lib.cli drift results/a results/b
 
 Every number of the ledger gets a label: `bit-equal`, `within tolerance` (the relative difference
 that other sums of the same floats explain) or `statistical only` (samples fell on another side).
@@ -112,7 +112,7 @@ def study(results: Path, device: Path, *more: str, verb: str = "reproduce") -> P
     words = [
         sys.executable,
         "-m",
-        "nanosd_lib.runs.runner",
+        "nanosd_lib.cli",
         verb,
         "--profile",
         "smoke",
@@ -125,7 +125,7 @@ def study(results: Path, device: Path, *more: str, verb: str = "reproduce") -> P
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m nanosd_lib.runs.drift", description=__doc__)
+    parser = argparse.ArgumentParser(prog="make drift", description=__doc__)
     parser.add_argument("folders", nargs="*", type=Path)
     options = parser.parse_args(argv)
     out = paths.results_root() / "drift"
@@ -151,7 +151,3 @@ def main(argv: list[str] | None = None) -> int:
     print(moved.to_string(index=False, float_format="%.4g") if len(moved) else "nothing moved")
     print(", ".join(f"{n} {name}" for name, n in counts.items()), f"({paths.shown(out)})")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

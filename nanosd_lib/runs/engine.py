@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import datetime
 import json
 import os
 import signal
@@ -52,6 +53,7 @@ CHECK = "import sys; m = sys.modules.get('nanosd_lib.views.explorers'); m and m.
 class Manager(NotebookExecutionManager):
     """papermill's bookkeeping, but true, and a file written whole and not at each cell."""
 
+    last_save_time: datetime.datetime
     where: Any = None  # the cell that is running, or that the notebook failed in
 
     def save(self, force: bool = False, **kwargs: Any) -> None:

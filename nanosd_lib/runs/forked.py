@@ -72,7 +72,8 @@ class Kernel:
     stdin = stdout = stderr = None
 
     def __init__(self, zygote: Zygote, pid: int) -> None:
-        self.zygote, self.pid, self.returncode = zygote, pid, None
+        self.zygote, self.pid = zygote, pid
+        self.returncode: int | None = None
 
     def poll(self) -> int | None:
         if self.returncode is None:

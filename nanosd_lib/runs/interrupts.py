@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -68,3 +69,11 @@ def signals() -> Iterator[None]:
     finally:
         for number, before in old.items():
             signal.signal(number, before)
+
+
+def leave(code: int) -> None:
+    """sys.exit; after an interruption, a signal that is sent twice changes nothing any more."""
+    if code >= 128:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
+    sys.exit(code)

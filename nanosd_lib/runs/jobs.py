@@ -93,7 +93,7 @@ def run(
     if workers < 1:
         raise ValueError(f"jobs: workers = {workers} must be at least 1")
     slurm = functools.partial(_slurm, cluster=cluster or {})
-    ways = {"here": _here, "pool": _pool, "slurm": slurm}
+    ways: dict[str, Callable[..., Any]] = {"here": _here, "pool": _pool, "slurm": slurm}
     ended = {}
     for index, outcome in tqdm(ways[how](jobs, workers, logs), total=len(jobs), desc="jobs"):
         ended[index] = outcome
@@ -164,7 +164,8 @@ def _slurm(
         f"slurm job array {sent[0].job_id.split('_')[0]}: {len(sent)} jobs, logs in"
         f" {paths.shown(folder)}"
     )
-    left, unseen = dict(enumerate(sent)), {}
+    left = dict(enumerate(sent))
+    unseen: dict[int, int] = {}
     while left:
         queued = _queued()
         for index, job in list(left.items()):

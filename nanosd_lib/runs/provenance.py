@@ -63,9 +63,8 @@ def _code_hash(text: str) -> str:
         first = body[0] if isinstance(body, list) and body else None
         documented = isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
         if documented and isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
-            lines[first.lineno - 1 : first.end_lineno] = [None] * (
-                first.end_lineno - first.lineno + 1
-            )
+            last = first.end_lineno or first.lineno  # both are there after `ast.parse`
+            lines[first.lineno - 1 : last] = [None] * (last - first.lineno + 1)
     kept = [s.rstrip() for s in lines if s and s.strip() and not s.lstrip().startswith("#")]
     return text_hash("\n".join(kept))
 
@@ -98,7 +97,9 @@ def lock_hash() -> str | None:
 
 def imports(module: str) -> set[str]:
     """Modules of this library that the module's source imports, anywhere in it."""
-    return set(_imports(_source(module).read_text(), module, tuple(nanosd_lib.__path__)))
+    source = _source(module)
+    assert source is not None, f"{module} has no source"
+    return set(_imports(source.read_text(), module, tuple(nanosd_lib.__path__)))
 
 
 @cache
@@ -149,7 +150,9 @@ def source_closure(modules: set[str]) -> dict[str, str]:
     while todo:
         module = todo.pop()
         if module not in closure:
-            closure[module] = digest = code_hash(_source(module))
+            source = _source(module)
+            assert source is not None, f"{module} has no source"
+            closure[module] = digest = code_hash(source)
             if AT_START.setdefault(module, digest) != digest:
                 raise RuntimeError(f"{module} was edited after this kernel started: restart it")
             todo += sorted(imports(module))

@@ -88,11 +88,14 @@ def refreshed(text: str) -> str:
     return f"{head}{BEGIN}\n{block()}\n{END}{tail}"
 
 
-if __name__ == "__main__":
+def main(argv: list[str] | None = None) -> int:
+    """Copy results/mini and refresh the README; takes no words."""
     try:
         copy(layout.results_folder("mini", 0))
     except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     readme = ROOT / "README.md"
     readme.write_text(refreshed(readme.read_text()))
     print("results/reference and README.md are in line with results/mini")
+    return 0

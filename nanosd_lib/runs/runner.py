@@ -1,4 +1,4 @@
-"""The runner: `python -m nanosd_lib.runs.runner reproduce|run` executes the notebooks, one by one.
+"""The runner: `python -m nanosd_lib.cli reproduce|run` executes the notebooks, one by one.
 
 Everything that can be refused is refused here, in one line, before the first kernel starts (exit
 code 2); `study` does the rest.
@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import json
 import re
-import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -55,14 +54,6 @@ def _main(options: argparse.Namespace, notebooks: Path) -> int:
         return 1
 
 
-def leave(code: int) -> None:
-    """sys.exit; after an interruption, a signal that is sent twice changes nothing any more."""
-    if code >= 128:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.SIG_IGN)
-    sys.exit(code)
-
-
 def choose(folder: Path, number: str | None = None) -> list[Path]:
     """The numbered notebooks in order, or the one of that number; ValueError where none is."""
     found = {path.stem[:2]: path for path in sorted(folder.glob("[0-9][0-9]_*.ipynb"))}
@@ -78,7 +69,7 @@ def choose(folder: Path, number: str | None = None) -> list[Path]:
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m nanosd_lib.runs.runner", description="Execute the notebooks."
+        prog="make reproduce|run", description="Execute the notebooks."
     )
     parser.add_argument("verb", choices=("reproduce", "run"))
     parser.add_argument("--profile", default="mini")
@@ -108,8 +99,3 @@ def _again(options: argparse.Namespace) -> str:
     words = [f"make {options.verb}"] + ([f"NB={options.nb}"] if options.verb == "run" else [])
     words += [f"PROFILE={options.profile}", f"SEED={options.seed}"]
     return " ".join(words + ([f"SET='{' '.join(options.set)}'"] if options.set else []))
-
-
-if __name__ == "__main__":
-    sys.stdout.reconfigure(line_buffering=True)
-    leave(main())

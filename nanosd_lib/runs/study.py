@@ -90,7 +90,7 @@ class Study:
         for number, path in enumerate(bar, 1):
             label = f"[{number}/{len(notebooks)}] {path.stem}"
             tqdm.write(f"{label}: started")
-            entry = {"state": "running", "source": notebook_hash(path)}
+            entry: dict[str, Any] = {"state": "running", "source": notebook_hash(path)}
             self.report["notebooks"][path.stem] = entry
             self._write()
             out = self.folder / "notebooks" / path.name
@@ -102,7 +102,7 @@ class Study:
                 )
             finally:
                 seconds = round(time.perf_counter() - start, 1)
-                entry.update(state=outcome.state, seconds=seconds, peak_gb=outcome.peak_gb)
+                entry |= {"state": outcome.state, "seconds": seconds, "peak_gb": outcome.peak_gb}
                 entry.update(commit=self.report["git"]["commit"], error=outcome.error)
                 self._write()
             minutes = f"{seconds / 60:.1f} min, peak {outcome.peak_gb:.1f} GB"

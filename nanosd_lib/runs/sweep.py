@@ -144,7 +144,7 @@ def _alive(report: dict[str, Any]) -> dict[str, str]:
 
 
 def _whole(folder: Path, books: dict[str, Any]) -> dict[str, str]:
-    wanted = {path.stem: {} for path in runner.choose(ROOT / "notebooks")}
+    wanted: dict[str, Any] = {path.stem: {} for path in runner.choose(ROOT / "notebooks")}
     late = [name for name, entry in (wanted | books).items() if entry.get("state") != "ok"]
     if late:
         return {"state": "damaged", "error": f"{late[0]} is not ok"}
@@ -230,7 +230,7 @@ def _parameters(text: str) -> dict[str, Any]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m nanosd_lib.runs.sweep", description=__doc__)
+    parser = argparse.ArgumentParser(prog="make sweep", description=__doc__)
     parser.add_argument("verb", nargs="?", choices=("run", "status"), default="run")
     parser.add_argument("--profile", default="mini")
     parser.add_argument("--seeds", default="0")
@@ -269,7 +269,3 @@ def _main(options: argparse.Namespace) -> int:
     print(status.to_string(index=False))
     print(f"tables of the sweep: {paths.shown(paths.results_root() / 'sweep')}")
     return 0 if (status.state == "ok").all() else 1
-
-
-if __name__ == "__main__":
-    runner.leave(main())

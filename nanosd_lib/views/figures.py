@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -25,7 +26,7 @@ plt.rcParams.update(STYLE)
 COLOURS = dict(E1="#1b6ca8", E2="#3fa7d6", E3="#9bd1e5", D3="#f6c28b", D2="#ee8434", D1="#c95d2e")
 
 
-def subplots(*args, **kwargs) -> tuple[Figure, np.ndarray]:
+def subplots(*args, **kwargs) -> tuple[Figure, Any]:
     """As `plt.subplots`, but forgotten by pyplot, so that a notebook shows the figure once."""
     fig, axes = plt.subplots(*args, **kwargs)
     plt.close(fig)

@@ -1,0 +1,51 @@
+"""The command line: `python -m nanosd_lib.cli VERB`, which is what the Makefile calls.
+
+A verb's module is imported when the verb is asked for, so that `doctor` need not wait for torch.
+Each verb reads its own words (`VERB --help`), refuses what it cannot do in one line, and its exit
+code is the command's.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+import typer
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+WORDS = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+MAINS = {  # verb: module of this library, what it does
+    "reproduce": ("runs.runner", "execute every notebook: --profile, --seed, --set"),
+    "run": ("runs.runner", "execute one notebook: --nb and the same"),
+    "hardware": ("recipes.device_profile", "profile SD 1.5's stages, networks and pipeline here"),
+    "sweep": ("runs.sweep", "many studies and their spread, or `status`"),
+    "doctor": ("runs.doctor", "what this machine has, and which profiles it can run"),
+    "dryrun": ("recipes.dryrun", "every computation once with random weights, and a plan"),
+    "teacher": ("recipes.teacher", "train sd-mini from nothing"),
+    "reference": ("runs.reference", "copy a finished run to results/reference"),
+    "drift": ("runs.drift", "the smoke run with one thread and with two, compared"),
+}
+
+
+def _add(verb: str, module: str, what: str) -> None:
+    @app.command(verb, help=what, context_settings=WORDS)
+    def call(words: typer.Context) -> None:
+        from nanosd_lib.runs.interrupts import leave
+
+        own = [verb] if module == "runs.runner" else []
+        leave(importlib.import_module(f"nanosd_lib.{module}").main([*own, *words.args]))
+
+
+for _verb, (_module, _what) in MAINS.items():
+    _add(_verb, _module, _what)
+
+
+if __name__ == "__main__":
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(line_buffering=True)
+    app(prog_name="nanosd")
