@@ -40,7 +40,7 @@ from papermill.iorw import papermill_io
 from papermill.log import logger
 
 from nanosd_lib import paths
-from nanosd_lib.runs import arguments, endstate, forked, resident
+from nanosd_lib.runs import arguments, endstate, resident
 from nanosd_lib.runs.endstate import NotebookFailed
 from nanosd_lib.runs.interrupts import Interrupted, held, signals
 from nanosd_lib.runs.resident import Watch
@@ -95,14 +95,6 @@ class IPCKernelManager(AsyncKernelManager):
         if os.name == "posix" and short and self.folder:
             kwargs |= {"transport": "ipc", "ip": f"{self.folder}/k"}
         super().__init__(**kwargs)
-
-    async def _async_pre_start_kernel(self, **kwargs: Any) -> Any:
-        if self.provisioner is None:
-            about = {"kernel_id": self.kernel_id or "", "kernel_spec": self.kernel_spec}
-            self.provisioner = forked.Provisioner(parent=self, **about)
-        return await super()._async_pre_start_kernel(**kwargs)
-
-    pre_start_kernel = run_sync(_async_pre_start_kernel)
 
 
 class Client(PapermillNotebookClient):

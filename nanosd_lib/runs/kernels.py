@@ -15,7 +15,7 @@ import papermill
 from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
 
 from nanosd_lib.paths import shown
-from nanosd_lib.runs import arguments, endstate, forked
+from nanosd_lib.runs import arguments, endstate
 
 
 @dataclass(frozen=True)
@@ -34,13 +34,6 @@ def kernel_name() -> str:
         if argv and Path(argv[0]) == Path(sys.executable):
             return "nanosd"
     return "python3"
-
-
-def forking(environment: dict[str, str]) -> contextlib.AbstractContextManager[None]:
-    """While the block runs, `execute` with that environment forks its kernels (see `forked`)."""
-    spec = KernelSpecManager().get_kernel_spec(kernel_name())
-    flags = spec.argv[1 : spec.argv.index("-m")] if "-m" in spec.argv else []
-    return forked.running({**os.environ, **environment, **spec.env}, flags)
 
 
 def check_parameters(path: Path, parameters: dict[str, Any]) -> None:

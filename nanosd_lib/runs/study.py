@@ -6,7 +6,6 @@ run.json is true at every moment: a study that was killed says `running`.
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import json
 import os
@@ -57,8 +56,7 @@ class Study:
     def _execute(self, notebooks: list[Path], whole: bool) -> int:
         before = _stamp(self.folder / layout.LEDGER)
         self._begin(notebooks, whole)
-        with self._kernels(notebooks):
-            code = self._run_all(notebooks)
+        code = self._run_all(notebooks)
         if code == 0 and whole:
             code = self._ledger(before)
         states = {entry["state"] for entry in self.report["notebooks"].values()}
@@ -69,11 +67,6 @@ class Study:
             minutes = self.report["seconds"] / 60
             print(f"done in {minutes:.1f} min; everything is in {paths.shown(self.folder)}")
         return code
-
-    def _kernels(self, notebooks: list[Path]) -> contextlib.AbstractContextManager[None]:
-        """Several kernels are forked from one process; a single one is quicker by itself."""
-        several = len(notebooks) > 1
-        return kernels.forking(self._environment()) if several else contextlib.nullcontext()
 
     def _interrupted(self) -> None:
         """The report after a signal, wherever it struck."""
