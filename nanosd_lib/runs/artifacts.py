@@ -9,15 +9,14 @@ import json
 import os
 import shutil
 import socket
+import sys
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import pandas as pd
 import psutil
-import torch
 from PIL import Image
-from safetensors.torch import load_file, save_file
 
 from nanosd_lib.paths import check_name
 from nanosd_lib.runs.provenance import canonical, file_hash, text_hash
@@ -130,7 +129,9 @@ def _write(folder: Path, name: str, value: Any) -> str:
     if isinstance(value, pd.DataFrame):
         value.to_parquet(folder / f"{name}.parquet")
         return f"{name}.parquet"
-    if isinstance(value, dict) and value and all(map(torch.is_tensor, value.values())):
+    if isinstance(value, dict) and value and all(map(_tensor, value.values())):
+        from safetensors.torch import save_file
+
         tensors = {k: v.detach().cpu().clone().contiguous() for k, v in value.items()}
         save_file(tensors, folder / f"{name}.safetensors")
         return f"{name}.safetensors"
@@ -148,10 +149,18 @@ def _write(folder: Path, name: str, value: Any) -> str:
     return f"{name}.json"
 
 
+def _tensor(value: Any) -> bool:
+    """Whether it is a tensor: there are none where nothing has imported torch."""
+    torch = sys.modules.get("torch")
+    return torch is not None and torch.is_tensor(value)
+
+
 def _read(path: Path) -> Any:
     if path.suffix == ".parquet":
         return pd.read_parquet(path)
     if path.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
         return load_file(path)
     if path.suffix == ".png":
         with Image.open(path) as image:

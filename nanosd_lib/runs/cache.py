@@ -16,10 +16,9 @@ import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from filelock import FileLock, Timeout
 from pydantic import BaseModel
 
@@ -28,6 +27,9 @@ from nanosd_lib.paths import PACKAGE
 from nanosd_lib.runs import artifacts
 from nanosd_lib.runs.artifacts import Artifact, Damaged
 from nanosd_lib.runs.provenance import canonical, lock_hash, source_closure, text_hash
+
+if TYPE_CHECKING:
+    import torch  # three seconds that who only looks into a store need not spend
 
 
 def cached(
@@ -126,8 +128,14 @@ def _parts(device, name, fn, params, inputs, context) -> dict[str, Any]:
         "inputs": [item.key if isinstance(item, Artifact) else _text(item) for item in inputs],
         "source": source_closure({_home(fn), *_homes(context.values())}),
         "lock": lock_hash(),
-        "device": torch.cuda.get_device_name(device) if cuda else "cpu",
+        "device": _gpu_name(device) if cuda else "cpu",
     }
+
+
+def _gpu_name(device: torch.device) -> str:
+    import torch
+
+    return torch.cuda.get_device_name(device)
 
 
 def _load(name: str, folder: Path, key: str, say: Callable[[str], None]) -> Artifact:
@@ -187,6 +195,8 @@ def _text(value: Any) -> str:
 @contextlib.contextmanager
 def _seeded(text: str, device: torch.device) -> Iterator[None]:
     """Seed python, numpy and torch from a text; put their states back afterwards."""
+    import torch
+
     seed = int(text_hash(text)[:8], 16)
     states = random.getstate(), np.random.get_state()
     gpus = [torch.cuda.current_device()] if device.type == "cuda" else []

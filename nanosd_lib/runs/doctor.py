@@ -15,7 +15,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import psutil
-import torch
 from packaging.version import Version
 
 from nanosd_lib import paths
@@ -74,12 +73,16 @@ def writing() -> Finding:
 
 
 def gpu() -> Finding:
+    import torch
+
     if not torch.cuda.is_available():
         return Finding("GPU", "note", "none that torch can use: smoke and mini need none")
     return Finding("GPU", "ok", f"{torch.cuda.get_device_name()}, {_gpu_gb():.0f} GB")
 
 
 def _gpu_gb() -> float:
+    import torch
+
     found = torch.cuda.is_available()
     return torch.cuda.get_device_properties(0).total_memory / 1e9 if found else 0.0
 

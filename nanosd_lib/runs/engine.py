@@ -40,7 +40,7 @@ from papermill.iorw import papermill_io
 from papermill.log import logger
 
 from nanosd_lib import paths
-from nanosd_lib.runs import arguments, endstate, resident
+from nanosd_lib.runs import arguments, endstate, forking, resident
 from nanosd_lib.runs.endstate import NotebookFailed
 from nanosd_lib.runs.interrupts import Interrupted, held, signals
 from nanosd_lib.runs.resident import Watch
@@ -95,6 +95,7 @@ class IPCKernelManager(AsyncKernelManager):
         if os.name == "posix" and short and self.folder:
             kwargs |= {"transport": "ipc", "ip": f"{self.folder}/k"}
         super().__init__(**kwargs)
+        forking.offer(self)
 
 
 class Client(PapermillNotebookClient):

@@ -18,15 +18,16 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from tqdm.auto import tqdm
 
 from nanosd_lib import paths
 from nanosd_lib.runs import cache
 from nanosd_lib.runs.artifacts import Artifact
 
+if TYPE_CHECKING:
+    import torch
 HOW = ("here", "pool", "slurm")
 GONE = 20  # seconds without a sign of a cluster job before it counts as killed
 
@@ -54,6 +55,8 @@ class Job:
         return cache.find(Path(self.store), device, fn.__name__, fn, self.description)
 
     def _function(self) -> tuple[Callable[..., dict], torch.device]:
+        import torch
+
         module, _, name = self.function.partition(":")
         fn = getattr(importlib.import_module(module), name)
         return fn, torch.device("cpu")  # what a job computes on is its own affair
@@ -134,6 +137,8 @@ def _pool(jobs: Sequence[Job], workers: int, logs: Path | None) -> Iterator[tupl
 
 def _shared(job: Job, index: int, workers: int) -> str:
     """A job in a worker: its share of the cores, and a GPU of its own where there are several."""
+    import torch
+
     os.environ["NANOSD_THREADS"] = str(max(1, (os.cpu_count() or 1) // workers))
     given = [g for g in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if g]
     gpus = given or [str(k) for k in range(torch.cuda.device_count())]
@@ -150,6 +155,8 @@ def _alone(job: Job, context: Any) -> Ended:
 def _slurm(
     jobs: Sequence[Job], workers: int, logs: Path | None, cluster: dict[str, Any]
 ) -> Iterator[tuple[int, Ended]]:
+    import torch
+
     submitit = _submitit()
     folder = Path(logs or Path(jobs[0].store).parent / "slurm")
     executor = submitit.AutoExecutor(folder, cluster="slurm")

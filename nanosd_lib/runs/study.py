@@ -15,13 +15,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import psutil
 from tqdm.auto import tqdm
 
 from nanosd_lib import paths
 from nanosd_lib.paths import ROOT
-from nanosd_lib.runs import kernels, layout, registry
+from nanosd_lib.runs import forking, kernels, layout, registry
 from nanosd_lib.runs.interrupts import Interrupted, held, signals
 from nanosd_lib.runs.provenance import git_state, lock_hash, machine, notebook_hash
 
@@ -56,7 +55,8 @@ class Study:
     def _execute(self, notebooks: list[Path], whole: bool) -> int:
         before = _stamp(self.folder / layout.LEDGER)
         self._begin(notebooks, whole)
-        code = self._run_all(notebooks)
+        with forking.ahead(notebooks):
+            code = self._run_all(notebooks)
         if code == 0 and whole:
             code = self._ledger(before)
         states = {entry["state"] for entry in self.report["notebooks"].values()}
@@ -115,6 +115,8 @@ class Study:
         if _stamp(path) in (None, before):
             print(f"error: the notebooks did not write {paths.shown(path)}", file=sys.stderr)
             return 1
+        import pandas as pd
+
         counts = pd.read_csv(path)["verdict"].value_counts()
         print(f"{counts.sum()} claims: " + ", ".join(f"{n} {v}" for v, n in counts.items()))
         return 0

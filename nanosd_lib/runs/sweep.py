@@ -21,7 +21,6 @@ from typing import Any
 
 import pandas as pd
 import psutil
-from scipy import stats
 
 from nanosd_lib import paper, paths
 from nanosd_lib.paths import PACKAGE, ROOT
@@ -179,6 +178,8 @@ def summary(ledgers: list[tuple[dict[str, Any], pd.DataFrame]]) -> pd.DataFrame:
 
     low, high: 95 % interval of the mean (Student's t); empty for fewer than two values.
     """
+    from scipy import stats
+
     table = []
     frames = [
         ledger.assign(profile=p["profile"], overrides=json.dumps(p["overrides"], sort_keys=True))
