@@ -178,7 +178,7 @@ def test_where_none_can_be_forked_one_line_says_why(tmp_path, books, monkeypatch
 STUDY = """
 import sys
 from pathlib import Path
-from nanosd_lib import forking, kernels
+from nanosd_lib.runs import forking, kernels
 folder = Path(sys.argv[1])
 books = [folder / "in.ipynb"] * 2
 with kernels.engine.signals(), forking.ahead(books):
@@ -221,7 +221,7 @@ def zombie(pid):
 
 def test_what_is_loaded_ahead(tmp_path):
     """Installed packages that are imported at the top, and no file that lies beside a notebook."""
-    cell = "import json, helper\nfrom nanosd_lib import arch, prediction\nimport pandas as pd"
+    cell = "import json, helper\nfrom nanosd_lib.hardware import prediction\nfrom nanosd_lib.networks import arch\nimport pandas as pd"
     (tmp_path / "helper.py").write_text("1 / 0")
     names = forking.wanted([notebook(tmp_path / "a.ipynb", "%time 1", cell)])
     assert names[0] == "pandas" and "numpy" in names

@@ -28,6 +28,7 @@ from typing import Any
 from jupyter_client.provisioning import KernelProvisionerFactory, LocalProvisioner
 
 from nanosd_lib import paths
+from nanosd_lib.runs import cells
 
 ZYGOTE = Path(__file__).with_name("zygote.py")
 # neither the zygote's folder is searched for modules nor, before there is a kernel, the notebook's
@@ -142,11 +143,11 @@ class Kernel:
 
     def wait(self, timeout: float | None = None) -> int:
         until = None if timeout is None else time.monotonic() + timeout
-        while self.poll() is None:
+        while (code := self.poll()) is None:
             if until is not None and time.monotonic() > until:
-                raise subprocess.TimeoutExpired("kernel", timeout)
+                raise subprocess.TimeoutExpired("kernel", timeout or 0.0)
             time.sleep(0.02)
-        return self.returncode
+        return code
 
     def send_signal(self, number: int) -> None:
         if self.poll() is None:
@@ -164,7 +165,8 @@ class Ahead:
     """The zygote of one study, started with its first kernel, and again for other variables."""
 
     def __init__(self, names: list[str]) -> None:
-        self.names, self.zygote, self.refused = names, None, unfit()
+        self.names, self.refused = names, unfit()
+        self.zygote: Zygote | None = None
         self._say()
 
     async def fork(self, cmd: list[str], env: dict[str, str], cwd: str) -> Kernel | None:
@@ -173,22 +175,23 @@ class Ahead:
         if self.refused or not python:
             return None
         try:
-            await self._fit(python, env, cwd)
-            return await self.zygote.fork(argv, env, cwd)
+            zygote = await self._fit(python, env, cwd)
+            return await zygote.fork(argv, env, cwd)
         except (Refused, OSError) as problem:
             self.refused = str(problem)
             self._say()
             self.close()
             return None
 
-    async def _fit(self, python: list[str], env: dict[str, str], cwd: str) -> None:
-        """Have a zygote of that very Python and with these variables."""
+    async def _fit(self, python: list[str], env: dict[str, str], cwd: str) -> Zygote:
+        """A zygote of that very Python and with these variables."""
         zygote = self.zygote
         if zygote and (zygote.gone or (zygote.python, common(zygote.env)) != (python, common(env))):
             self.close()
         if self.zygote is None:
             self.zygote = Zygote(python, self.names, env, cwd)
             await self.zygote.ready()
+        return self.zygote
 
     def _say(self) -> None:
         if self.refused:
@@ -208,7 +211,8 @@ class Provisioner(LocalProvisioner):
         kernel = await AHEAD[-1].fork(cmd, kwargs["env"], cwd) if AHEAD else None
         if kernel is None:
             return await super().launch_kernel(cmd, **kwargs)
-        self.process, self.pid, self.pgid, self.cwd = kernel, kernel.pid, kernel.pid, cwd
+        self.process: Any = kernel
+        self.pid, self.pgid, self.cwd = kernel.pid, kernel.pid, cwd
         return self.connection_info
 
 
@@ -284,9 +288,10 @@ def _imports(path: Path) -> Iterator[str]:
     text = path.read_text()
     if path.suffix == ".ipynb":
         code = (c for c in json.loads(text)["cells"] if c["cell_type"] == "code")
-        cells = ("".join(cell["source"]) for cell in code)
-        text = "\n".join(cell for cell in cells if not cell.lstrip().startswith("%"))
-    for node in ast.parse(text).body:
+        body = [n for cell in code for n in cells.cell_tree("".join(cell["source"])).body]
+    else:
+        body = ast.parse(text).body
+    for node in body:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and not node.level:

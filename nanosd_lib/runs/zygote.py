@@ -20,7 +20,7 @@ import socket
 import sys
 import threading
 import time
-from typing import Any
+from typing import Any, NoReturn
 
 PACKET = 65_536  # bytes of the longest message
 PATIENCE = 60.0  # seconds for a forked process to show that it can compute
@@ -96,14 +96,16 @@ def computes() -> bool:
 # --------------------------------------------------------------------------------------- the forks
 def serve(channel: socket.socket) -> dict[str, Any]:
     """Fork for each request and tell every child's end; returns in a child, with its request."""
-    parent, alive = os.getpid(), set()
+    parent = os.getpid()
+    alive: set[int] = set()
     wake, woken = os.pipe()
     for end in (wake, woken):
         os.set_blocking(end, False)
     signal.set_wakeup_fd(woken)
     signal.signal(signal.SIGCHLD, lambda *_: None)  # so that it ends a `select`
     while True:
-        ready, _, _ = select.select([channel, wake], [], [])
+        ends: list[Any] = [channel, wake]
+        ready, _, _ = select.select(ends, [], [])
         if wake in ready:
             os.read(wake, PACKET)
         if channel in ready:
@@ -114,7 +116,8 @@ def serve(channel: socket.socket) -> dict[str, Any]:
             if pid == 0:
                 signal.set_wakeup_fd(-1)
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-                os.close(wake), os.close(woken)
+                os.close(wake)
+                os.close(woken)
                 detach(parent, channel)
                 return request
             alive.add(pid)
@@ -133,7 +136,7 @@ def heard(channel: socket.socket) -> dict[str, Any] | None:
         return None
 
 
-def end_all(alive: set[int]) -> None:
+def end_all(alive: set[int]) -> NoReturn:
     """The runner is gone: nothing it started may stay."""
     for pid in alive:
         try:
@@ -179,7 +182,8 @@ def kernel(request: dict[str, Any]) -> None:
             for handler in handlers:
                 handler.setStream(sys.stderr)
 
-    sys.argv = [importlib.util.find_spec("ipykernel_launcher").origin, *request["argv"]]
+    launcher = importlib.util.find_spec("ipykernel_launcher")
+    sys.argv = [str(launcher and launcher.origin), *request["argv"]]
     follow = f"--IPKernelApp.parent_handle={os.getppid()}"
     IPKernelApp.launch_instance(argv=[*request["argv"], follow])
 
