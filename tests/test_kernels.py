@@ -179,9 +179,10 @@ STUDY = """
 import sys
 from pathlib import Path
 from nanosd_lib.runs import forking, kernels
+from nanosd_lib.runs.interrupts import signals
 folder = Path(sys.argv[1])
 books = [folder / "in.ipynb"] * 2
-with kernels.engine.signals(), forking.ahead(books):
+with signals(), forking.ahead(books):
     kernels.execute(books[0], folder / "out.ipynb", {}, {})
 """
 
@@ -221,7 +222,12 @@ def zombie(pid):
 
 def test_what_is_loaded_ahead(tmp_path):
     """Installed packages that are imported at the top, and no file that lies beside a notebook."""
-    cell = "import json, helper\nfrom nanosd_lib.hardware import prediction\nfrom nanosd_lib.networks import arch\nimport pandas as pd"
+    cell = """
+import json, helper
+from nanosd_lib.hardware import prediction
+from nanosd_lib.networks import arch
+import pandas as pd
+"""
     (tmp_path / "helper.py").write_text("1 / 0")
     names = forking.wanted([notebook(tmp_path / "a.ipynb", "%time 1", cell)])
     assert names[0] == "pandas" and "numpy" in names

@@ -15,7 +15,11 @@ import papermill
 from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
 
 from nanosd_lib.paths import shown
-from nanosd_lib.runs import arguments, endstate
+from nanosd_lib.runs import (
+    arguments,
+    endstate,
+    engine,  # noqa: F401  registers `nanosd`, also where this library is not installed
+)
 
 
 @dataclass(frozen=True)
