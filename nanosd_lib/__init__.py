@@ -1,3 +1,3 @@
 """NanoSD Notebooks: the thin library behind the numbered notebooks."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

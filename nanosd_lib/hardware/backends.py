@@ -177,7 +177,7 @@ def _export(net: nn.Module, inputs: dict[str, Any], folder: Path) -> None:
     tensors = flat(inputs)
     with torch.no_grad():
         torch.onnx.export(
-            _Flat(net.eval(), inputs),
+            _Flat(net, inputs).eval(),
             tuple(tensors.values()),
             folder / "model.onnx",
             input_names=[k.replace(".", "_") for k in tensors],

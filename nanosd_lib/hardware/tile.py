@@ -87,7 +87,7 @@ def against_teacher(table: pd.DataFrame) -> pd.DataFrame:
     """`with_latency`'s rows with fewer_macs and faster: the teacher's over each model's."""
     keys = [c for c in ("part", "backend") if c in table]
     base = table[table.model == "teacher"].set_index(keys)[["gmac", "ms_median"]]
-    joined = table.join(base, on=keys, rsuffix="_teacher")
+    joined = table.join(base.add_suffix("_teacher"), on=keys)
     ratios = {
         "fewer_macs": joined.gmac_teacher / joined.gmac,
         "faster": joined.ms_median_teacher / joined.ms_median,
