@@ -107,5 +107,5 @@ lock: $(STAMP)  ## bring requirements.lock in line with pyproject.toml (versions
 	$(LOCK)
 
 clean:  ## remove the environment and the caches; results stay
-	rm -rf .venv .pytest_cache .ruff_cache *.egg-info build
+	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache *.egg-info build
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,6 +1,4 @@
-"""What a slim VAE keeps: reconstruction beside other autoencoders, and pictures of a pipeline with
-either U-Net and either VAE (paper, method steps 4 and 5; the article's co-design).
-"""
+"""What a slim VAE keeps: reconstruction beside other autoencoders (paper, method step 4)."""
 
 from __future__ import annotations
 
@@ -10,9 +8,9 @@ from diffusers import StableDiffusionPipeline
 from torch import Tensor
 
 from nanosd_lib.data import splits
-from nanosd_lib.networks import counting, pipeline, vae
+from nanosd_lib.networks import counting, vae
 from nanosd_lib.networks.vae import Autoencoder
-from nanosd_lib.quality import extractors, metrics, tafid
+from nanosd_lib.quality import extractors, metrics
 
 PARTS = ("both", "encoder", "decoder")
 
@@ -93,43 +91,6 @@ def strip(net: Autoencoder, x: Tensor, frames: int) -> Tensor:
     """Pictures (frames, 3, H, W) along the straight line between the latents of x[0] and x[1]."""
     z, w = latents(net, x[:2])[0], torch.linspace(0, 1, frames)[:, None, None, None]
     return pictures(net, (1 - w) * z[:1] + w * z[1:2])
-
-
-@torch.no_grad()
-def denoised(pipe: StableDiffusionPipeline, n: int, t: int, seed: int) -> float:
-    """PSNR in dB of held-out scenes encoded, noised to step t, denoised in one step with empty text
-    and decoded: what a one-step restoration asks of encoder, U-Net and decoder together (not in the
-    paper: our assumption).
-    """
-    x = splits.heldout_pictures(pipe, n, seed)["held-out scenes"]
-    z, _ = latents(pipe.vae, x)
-    g = torch.Generator().manual_seed(seed)
-    noise, a = torch.randn(z.shape, generator=g), pipe.scheduler.alphas_cumprod.cpu()[t]
-    text, made = pipeline.embed(pipe, [""]), []
-    for zt, e in zip(z.split(32), noise.split(32), strict=True):
-        noisy = a.sqrt() * zt + (1 - a).sqrt() * e
-        eps = pipe.unet(noisy.to(text), t, text.expand(len(zt), -1, -1)).sample.float().cpu()
-        made.append((noisy - (1 - a).sqrt() * eps) / a.sqrt())
-    return float(metrics.psnr(x, pictures(pipe.vae, torch.cat(made))).mean())
-
-
-def judge(
-    pipe: StableDiffusionPipeline,
-    teacher_features: Tensor,
-    arch: str,
-    heldout: int,
-    t: int,
-    **protocol,
-) -> dict:
-    """tAFID, cosine and one-step PSNR of a pipeline as it stands, and its first images; `arch` is
-    what its U-Net was assembled as.
-    """
-    scores, made = tafid.score(pipe.unet, pipe, teacher_features, **protocol)
-    psnr = denoised(pipe, heldout, t, protocol["seed"])
-    return {
-        "scores": scores | {"psnr_denoised": psnr, "arch": arch},
-        "pictures": {"pictures": made},
-    }
 
 
 def judge_gmac(judge: str, size: int) -> float:

@@ -17,7 +17,7 @@ from nanosd_lib.hardware import tile
 from nanosd_lib.learning import align, fwkd, vae_student
 from nanosd_lib.networks import ablation, arch, counting, pipeline, vae
 from nanosd_lib.networks.arch import NANOSD
-from nanosd_lib.quality import autoencoders, checks, prior, sensitivity, tafid
+from nanosd_lib.quality import autoencoders, checks, codesign, prior, sensitivity, tafid
 from nanosd_lib.recipes import work
 from nanosd_lib.runs import profiles
 
@@ -84,7 +84,7 @@ class DryStudy:
 
     def codesign(self) -> dict:
         other, how = pipeline.with_parts(self.pipe, vae=self.slim), {"heldout": 1, "t": 200}
-        return autoencoders.judge(other, self.features, str(NANOSD["N2"]), **how, **self.judged)
+        return codesign.judge(other, self.features, str(NANOSD["N2"]), **how, **self.judged)
 
     @property
     def features(self) -> torch.Tensor:

@@ -13,11 +13,11 @@ from nanosd_lib.learning import vae_student
 from nanosd_lib.networks import pipeline, surgery, vae
 from nanosd_lib.networks.arch import Arch
 from nanosd_lib.networks.vae import Autoencoder
-from nanosd_lib.quality import autoencoders
+from nanosd_lib.quality import autoencoders, codesign
 from nanosd_lib.recipes import members, shared
 from nanosd_lib.runs.notebook import Artifact, Run
 
-STEP = 200  # of the schedule's 1000: how noisy the latents of `autoencoders.denoised` are
+STEP = 200  # of the schedule's 1000: how noisy the latents of `codesign.denoised` are
 
 
 def moments(run: Run, pipe: StableDiffusionPipeline) -> Artifact:
@@ -187,7 +187,7 @@ def combinations(
         keys += [trained] if name == "slim" else []
         features = against["features"]["teacher"]
         found = run.cached(
-            "codesign", autoencoders.judge, how | {"arch": text}, keys, quiet=True,
+            "codesign", codesign.judge, how | {"arch": text}, keys, quiet=True,
             pipe=whole, teacher_features=features,
         )  # fmt: skip
         s = found["scores"]
