@@ -130,6 +130,7 @@ def test_weights_by_block_are_the_stock_networks(teacher):
         assert difference(net, theirs, X) <= 1e-5
 
 
+@pytest.mark.filterwarnings("ignore:Already found a `peft_config`:UserWarning")
 def test_two_adapters(teacher):
     net = adapted(adapted(surgery.student(NANOSD["N6"], teacher), "a"), "b", seed=1)
     net.set_adapters(["a", "b"], [0.5, 0.5])

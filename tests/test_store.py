@@ -360,4 +360,4 @@ def test_a_file_system_without_locks_is_no_obstacle(run, toy, monkeypatch):
         raise OSError(37, "No locks available")
 
     monkeypatch.setattr("fcntl.flock", refused)
-    assert run.stage("toy", toy.everything, {"n": 3})["fact"]["n"] == 3
+    assert run.cached("toy", toy.everything, {"n": 3})["fact"]["n"] == 3
