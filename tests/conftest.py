@@ -29,7 +29,10 @@ def sd_mini():
 
 
 def pytest_collection_modifyitems(config, items):
-    """Nightly tests only where they are asked for by name: `make nightly`."""
+    """Nightly tests only where they are asked for by name: `make nightly`. The end-to-end run comes
+    first: one of two workers takes it, the other one the rest.
+    """
+    items.sort(key=lambda item: item.path.stem != "test_end_to_end")
     if "nightly" not in (config.option.markexpr or ""):
         skip = pytest.mark.skip(reason="nightly: `make nightly`")
         for item in items:
