@@ -29,7 +29,8 @@ help:  ## list the verbs
 
 env: $(STAMP)  ## install everything in .venv (once; again when the lock changes)
 
-# uv comes first, at the version and with the hashes in the lock; then uv installs the whole lock.
+# uv comes first, at the version and with the hashes in the lock; then uv installs the whole lock
+# and compiles it, or every kernel of a system that keeps no bytecode would compile it again.
 $(STAMP): requirements.lock pyproject.toml
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or 3.12 is needed: install it, or name it with" \
 		"make PYTHON=/path/to/python3.11" >&2; exit 1; }
@@ -41,7 +42,7 @@ $(STAMP): requirements.lock pyproject.toml
 		--require-hashes -r .venv/uv.lock
 	@if [ "$$(stat -c %d "$$($(BIN)/uv cache dir)" 2>/dev/null)" != "$$(stat -c %d .venv)" ]; then \
 		export UV_LINK_MODE=copy; fi; \
-	VIRTUAL_ENV=.venv $(BIN)/uv pip sync --quiet --require-hashes requirements.lock && \
+	VIRTUAL_ENV=.venv $(BIN)/uv pip sync --quiet --compile-bytecode --require-hashes requirements.lock && \
 	VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet --no-deps --no-build-isolation -e .
 	@$(BIN)/python -m ipykernel install --sys-prefix --name nanosd \
 		--display-name "Python (nanosd)" \
