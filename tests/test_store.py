@@ -22,7 +22,7 @@ from PIL import Image
 
 import nanosd_lib
 from nanosd_lib import paths
-from nanosd_lib.runs import artifacts, layout, notebook, provenance
+from nanosd_lib.runs import artifacts, cache, layout, notebook, provenance
 
 TOY = """
 import time
@@ -361,3 +361,13 @@ def test_a_file_system_without_locks_is_no_obstacle(run, toy, monkeypatch):
 
     monkeypatch.setattr("fcntl.flock", refused)
     assert run.cached("toy", toy.everything, {"n": 3})["fact"]["n"] == 3
+
+
+def test_what_is_made_later_is_made_to_compute_and_not_to_load(toy):
+    run, made = notebook.open_run("00_start_here", "smoke"), []
+    lamp = cache.Later(lambda: made.append(1) or "lamp")
+    first = run.cached("everything", toy.everything, {"n": 3}, lamp=lamp)
+    assert made == [1] and toy.CALLS == [3]
+    again = run.cached("everything", toy.everything, {"n": 3}, lamp=cache.Later(made.clear))
+    assert again.key == first.key and made == [1] and toy.CALLS == [3]
+    assert run.cached("everything", toy.everything, {"n": 4}, lamp=lamp) and made == [1]

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pandas as pd
 from diffusers import StableDiffusionPipeline
-from torch import Tensor, nn
+from torch import Tensor
 
 from nanosd_lib import paper
 from nanosd_lib.data import splits
@@ -15,6 +15,7 @@ from nanosd_lib.learning import align
 from nanosd_lib.networks import arch, counting, pipeline, surgery
 from nanosd_lib.quality import checks, prior
 from nanosd_lib.recipes import shared
+from nanosd_lib.runs.cache import Later
 from nanosd_lib.runs.notebook import Artifact, Run
 
 
@@ -22,7 +23,7 @@ def aligned(
     run: Run,
     pipe: StableDiffusionPipeline,
     text: str,
-    nets: nn.ModuleDict,
+    nets: Later,
     against: Artifact,
     taught: Artifact,
     draw: int = 0,

@@ -15,7 +15,7 @@ from nanosd_lib.data import splits
 from nanosd_lib.learning import fwkd
 from nanosd_lib.networks import arch, pipeline
 from nanosd_lib.quality import tafid
-from nanosd_lib.runs.cache import Repeated
+from nanosd_lib.runs.cache import Later, Repeated
 from nanosd_lib.runs.notebook import Artifact, Run
 
 
@@ -90,6 +90,11 @@ def surrogates(pipe: StableDiffusionPipeline, *taught: Artifact) -> nn.ModuleDic
     return fwkd.load(pipe.unet, list(arch.alternatives()), weights)
 
 
+def later(pipe: StableDiffusionPipeline, *taught: Artifact) -> Later:
+    """The same, made when a network must be assembled of them."""
+    return Later(lambda: surrogates(pipe, *taught))
+
+
 def reference(run: Run, pipe: StableDiffusionPipeline, images: int, draw: int = 0) -> Artifact:
     """The teacher's side of tAFID for that many images."""
     params = {"images": images, **sampling(run, draw)}
@@ -99,7 +104,7 @@ def reference(run: Run, pipe: StableDiffusionPipeline, images: int, draw: int = 
 def judge(
     run: Run,
     pipe: StableDiffusionPipeline,
-    nets: nn.ModuleDict,
+    nets: Later,
     against: Artifact,
     taught: Sequence[Artifact],
     draw: int = 0,

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+
 import pandas as pd
-from diffusers import StableDiffusionPipeline
+from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -15,6 +18,7 @@ from nanosd_lib.networks.arch import Arch
 from nanosd_lib.networks.vae import Autoencoder
 from nanosd_lib.quality import autoencoders, codesign
 from nanosd_lib.recipes import members, shared
+from nanosd_lib.runs.cache import Later
 from nanosd_lib.runs.notebook import Artifact, Run
 
 STEP = 200  # of the schedule's 1000: how noisy the latents of `codesign.denoised` are
@@ -167,22 +171,23 @@ def combinations(
     the slim U-Net (of that arch) as assembled, aligned on the teacher's latents, and on the slim
     VAE's. Also the first pictures of each.
     """
-    nets = shared.surrogates(pipe, taught)
+    nets = shared.later(pipe, taught)
     other = pipeline.with_parts(pipe, vae=vae.load("slim", pipe.vae, trained["weights"]))
     own = own_latents(run, other, trained)
-    assembled = surgery.assemble(Arch.parse(text), pipe.unet, nets)
-    unets = {("teacher", "no"): (pipe.unet, []), ("slim", "no"): (assembled, [taught])}
+    assembled = lambda: surgery.assemble(Arch.parse(text), pipe.unet, nets.value())  # noqa: E731
+    unets: dict = {("teacher", "no"): (lambda: pipe.unet, [])}
+    unets["slim", "no"] = (assembled, [taught])
     for kind, z in (("teacher's latents", None), ("slim latents", own)):
         found = members.aligned(run, pipe, text, nets, against, taught, draw, own=z)
-        net = surgery.student(text, pipe.unet)
-        net.load_state_dict(found["weights"])
-        unets["slim", kind] = (net.eval().requires_grad_(False), [found])
+        made = functools.partial(_with_weights, text, pipe, found)
+        unets["slim", kind] = (made, [found])
     rows, seen = [], {}
     how = {"heldout": run.profile.vae.heldout, "t": STEP, **shared.sampling(run, draw)}
     cases = [(*u, v) for u in unets for v in ("teacher", "slim")]
     for unet, aligned, name in tqdm(cases, desc="co-design"):
         net, made_of = unets[unet, aligned]
-        whole = pipeline.with_parts({"teacher": pipe, "slim": other}[name], unet=net)
+        base = {"teacher": pipe, "slim": other}[name]
+        whole = Later(functools.partial(_around, base, net))
         keys: list[Artifact | str] = [run.teacher_key, against, *made_of]
         keys += [trained] if name == "slim" else []
         features = against["features"]["teacher"]
@@ -199,6 +204,18 @@ def combinations(
     columns = ["unet", "vae", "aligned", "tafid", "floor", "psnr_denoised"]
     table = pd.DataFrame(rows, columns=columns)
     return table.assign(protocol=against["floor"]["protocol"]), seen
+
+
+def _around(pipe: StableDiffusionPipeline, make: Callable[[], UNet2DConditionModel]):
+    """The pipeline around a U-Net that is made now."""
+    return pipeline.with_parts(pipe, unet=make())
+
+
+def _with_weights(text: str, pipe, found: Artifact):
+    """The aligned network, frozen."""
+    net = surgery.student(text, pipe.unet)
+    net.load_state_dict(found["weights"])
+    return net.eval().requires_grad_(False)
 
 
 def with_costs(

@@ -76,6 +76,16 @@ def cached(
         return artifact
 
 
+class Later:
+    """Context that takes long to make: it is made once, when something must be computed with it,
+    and never where everything is loaded. Nothing of it is part of the key, so `make` may return
+    what is made of inputs and of code that the computation reaches anyway.
+    """
+
+    def __init__(self, make: Callable[[], Any]) -> None:
+        self.value = functools.cache(make)
+
+
 class Repeated:
     """A cached computation that another one asks for many times, each time with other params.
 
@@ -148,6 +158,7 @@ def _call(name, fn, params, context, device, scratch: Path) -> dict[str, Any]:
     if "scratch" in inspect.signature(fn).parameters:
         scratch.mkdir(parents=True, exist_ok=True)
         context = {**context, "scratch": scratch}
+    context = {k: v.value() if isinstance(v, Later) else v for k, v in context.items()}
     with _seeded(canonical([name, params]), device):
         values = fn(**params, **context)
     if not isinstance(values, dict) or not values:
@@ -171,7 +182,7 @@ def _homes(values: Iterable[Any]) -> set[str]:
     refused, since their code would not be part of the key."""
     homes = set()
     for value in values:
-        if isinstance(value, Artifact | BaseModel):  # data
+        if isinstance(value, Artifact | BaseModel | Later):  # data, or what is made of it
             continue
         if isinstance(value, Repeated):
             homes |= value.homes
