@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -222,6 +223,32 @@ def test_a_signal_that_comes_twice_at_any_moment_is_one_line(books, seconds):
     assert not psutil.wait_procs(kernels_left, timeout=5)[1]
     for report in (books.parent / "results").glob("smoke*/run.json"):
         assert json.loads(report.read_text())["state"] == "interrupted"
+
+
+@pytest.mark.parametrize("trips", [AssertionError, asyncio.CancelledError, None])
+def test_what_fails_after_a_signal_failed_of_it(books, monkeypatch, capsys, trips):
+    """The signal strikes in code that catches everything, and then trips, or goes on."""
+    notebook(books / "01_a.ipynb", "1")
+    notebook(books / "02_b.ipynb", "1")
+    executed = []
+
+    def execute(path, *rest):
+        executed.append(path.stem)
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(1)
+        except KeyboardInterrupt:
+            pass
+        if trips:
+            raise trips
+        return kernels.Outcome("killed", "the kernel is gone", 0.0)
+
+    monkeypatch.setattr(kernels, "execute", execute)
+    code, report = run(books)
+    assert code == 128 + signal.SIGTERM and executed == ["01_a"]
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith("interrupted; go on with: make reproduce PROFILE=smoke")
+    assert report["state"] == report["notebooks"]["01_a"]["state"] == "interrupted"
 
 
 @pytest.mark.parametrize(

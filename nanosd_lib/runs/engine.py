@@ -42,7 +42,7 @@ from papermill.log import logger
 from nanosd_lib import paths
 from nanosd_lib.runs import arguments, endstate, forking, resident
 from nanosd_lib.runs.endstate import NotebookFailed
-from nanosd_lib.runs.interrupts import Interrupted, held, signals
+from nanosd_lib.runs.interrupts import Interrupted, came, held, signals
 from nanosd_lib.runs.resident import Watch
 
 OUTPUT_CAP = 8_000_000  # bytes of one notebook's outputs
@@ -96,6 +96,11 @@ class IPCKernelManager(AsyncKernelManager):
             kwargs |= {"transport": "ipc", "ip": f"{self.folder}/k"}
         super().__init__(**kwargs)
         forking.offer(self)
+
+    async def _async_interrupt_kernel(self) -> None:
+        """Not on the way to its end: it would complain in our words' place, and is killed next."""
+        if not getattr(self, "shutting_down", False):
+            await super()._async_interrupt_kernel()
 
 
 class Client(PapermillNotebookClient):
@@ -238,6 +243,8 @@ class NanoSDEngine(NBClientEngine):
             raise
         finally:
             with held():
+                if came() is not None and state != "ok":
+                    state, error = "interrupted", "a signal stopped it"
                 watch.stop()
                 stop(watch.process)
                 peak = round(watch.peak / 2**30, 2)

@@ -54,6 +54,24 @@ def held() -> Iterator[None]:
         yield
 
 
+def came() -> int | None:
+    """The number of the signal that has come, where `signals` handles it.
+
+    Interrupted may strike in the middle of other people's code, which catches it, or trips over
+    what it left undone: whatever fails after the signal failed of it.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        handler = signal.getsignal(number)
+        if isinstance(handler, Handler) and handler.number is not None:
+            return handler.number
+    return None
+
+
+def cause(problem: BaseException) -> int | None:
+    """The number of the signal that an exception comes from; None where it comes from no signal."""
+    return problem.args[0] if isinstance(problem, Interrupted) else came()
+
+
 @contextlib.contextmanager
 def signals() -> Iterator[None]:
     """SIGINT and SIGTERM raise Interrupted inside, unless the caller handles them itself."""

@@ -16,7 +16,7 @@ from typing import Any
 from nanosd_lib import paths
 from nanosd_lib.paths import ROOT
 from nanosd_lib.runs import kernels, profiles
-from nanosd_lib.runs.interrupts import Interrupted, signals
+from nanosd_lib.runs.interrupts import cause, signals
 from nanosd_lib.runs.provenance import notebook_hash
 from nanosd_lib.runs.study import Study
 
@@ -27,9 +27,11 @@ def main(argv: list[str] | None = None, notebooks: Path = ROOT / "notebooks") ->
     with signals():
         try:
             return _main(options, notebooks)
-        except Interrupted as stop:
+        except BaseException as problem:
+            if (number := cause(problem)) is None:
+                raise
             print(f"interrupted; go on with: {_again(options)}", file=sys.stderr)
-            return 128 + stop.args[0]
+            return 128 + number
 
 
 def _main(options: argparse.Namespace, notebooks: Path) -> int:

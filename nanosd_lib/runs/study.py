@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 from nanosd_lib import paths
 from nanosd_lib.paths import ROOT
 from nanosd_lib.runs import forking, kernels, layout, registry
-from nanosd_lib.runs.interrupts import Interrupted, held, signals
+from nanosd_lib.runs.interrupts import Interrupted, came, cause, held, signals
 from nanosd_lib.runs.provenance import git_state, lock_hash, machine, notebook_hash
 
 
@@ -47,8 +47,11 @@ class Study:
         with signals():
             try:
                 code = self._execute(notebooks, whole)
-            except Interrupted as stop:
-                code = 128 + stop.args[0]
+            except BaseException as problem:
+                number = cause(problem)
+                if number is None:
+                    raise
+                code = 128 + number
                 self._interrupted()
         return code
 
@@ -94,10 +97,15 @@ class Study:
                     path, out, self.parameters, self._environment(), self.deadline
                 )
             finally:
+                if came() is not None and outcome.state != "ok":
+                    outcome = kernels.Outcome("interrupted", "a signal stopped it", outcome.peak_gb)
                 seconds = round(time.perf_counter() - start, 1)
                 entry |= {"state": outcome.state, "seconds": seconds, "peak_gb": outcome.peak_gb}
                 entry.update(commit=self.report["git"]["commit"], error=outcome.error)
                 self._write()
+            if (signalled := came()) is not None:
+                bar.close()
+                raise Interrupted(signalled)
             minutes = f"{seconds / 60:.1f} min, peak {outcome.peak_gb:.1f} GB"
             tqdm.write(f"{label}: {outcome.state} after {minutes}")
             if outcome.state != "ok":
