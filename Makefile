@@ -55,7 +55,7 @@ test: $(STAMP)  ## check the style, run the unit tests and the end-to-end smoke 
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(PYTEST) -n 2 --dist loadfile
+	$(PYTEST) -n 2 --dist loadfile --no-loadscope-reorder
 
 nightly: $(STAMP)  ## what takes longer: two whole smoke studies compared, byte for byte
 	$(PYTEST) -m nightly
