@@ -91,7 +91,7 @@ teacher: $(STAMP)  ## train sd-mini from nothing (hours; resumes where it stoppe
 reference: $(STAMP)  ## copy a finished mini run to results/reference and refresh the README
 	@$(RUN) reference
 
-chaos: $(STAMP)  ## break a smoke run in every way we know, and count what is lost (26 minutes)
+chaos: $(STAMP)  ## break a smoke run in every way we know, and count what is lost (24 minutes)
 	@$(BIN)/python tests/chaos.py
 
 drift: $(STAMP)  ## the smoke run with one thread and with two: what moves, and by how much
