@@ -25,7 +25,7 @@ import psutil
 from nanosd_lib import paper, paths
 from nanosd_lib.paths import PACKAGE, ROOT
 from nanosd_lib.runs import jobs, layout, profiles, runner
-from nanosd_lib.runs.interrupts import Interrupted, signals
+from nanosd_lib.runs.interrupts import Interrupted, cause, signals
 from nanosd_lib.runs.provenance import canonical, file_hash, text_hash
 from nanosd_lib.runs.study import Study
 
@@ -242,9 +242,12 @@ def main(argv: list[str] | None = None) -> int:
     with signals():
         try:
             return _main(options)
-        except KeyboardInterrupt as stop:
+        except BaseException as problem:
+            plain = signal.SIGINT if isinstance(problem, KeyboardInterrupt) else None
+            if (number := cause(problem) or plain) is None:
+                raise
             print("interrupted; the same command goes on", file=sys.stderr)
-            return 128 + (stop.args[0] if isinstance(stop, Interrupted) else signal.SIGINT)
+            return 128 + number
 
 
 def _main(options: argparse.Namespace) -> int:
