@@ -22,7 +22,7 @@ LOCK = $(BIN)/uv pip compile --quiet --universal --generate-hashes --python-vers
 	--all-extras --custom-compile-command 'make lock' pyproject.toml -o requirements.lock
 
 .DEFAULT_GOAL := help
-.PHONY: help env test nightly reproduce run hardware dryrun sweep sweep-status doctor lab teacher reference chaos drift slurm-test bench lock clean
+.PHONY: help env test nightly reproduce run hardware dryrun sweep sweep-status doctor lab teacher reference stale chaos drift slurm-test bench lock clean
 
 help:  ## list the verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' Makefile
@@ -88,8 +88,11 @@ lab: $(STAMP)  ## open JupyterLab on the notebooks
 teacher: $(STAMP)  ## train sd-mini from nothing (hours; resumes where it stopped)
 	@$(RUN) teacher
 
-reference: $(STAMP)  ## copy a finished mini run to results/reference and refresh the README
-	@$(RUN) reference
+reference: $(STAMP)  ## copy a finished mini run, or one page (NB=00), to results/reference
+	@$(RUN) reference $(if $(NB),--nb '$(NB)')
+
+stale: $(STAMP)  ## which pages of results/reference the code has outgrown, and why
+	@$(RUN) stale
 
 chaos: $(STAMP)  ## break a smoke run in every way we know, and count what is lost (24 minutes)
 	@$(BIN)/python tests/chaos.py

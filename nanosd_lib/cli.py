@@ -27,7 +27,8 @@ MAINS = {  # verb: module of this library, what it does
     "doctor": ("runs.doctor", "what this machine has, and which profiles it can run"),
     "dryrun": ("recipes.dryrun", "every computation once with random weights, and a plan"),
     "teacher": ("recipes.teacher", "train sd-mini from nothing"),
-    "reference": ("runs.reference", "copy a finished run to results/reference"),
+    "reference": ("runs.reference", "copy a finished run, or one page of it, to results/reference"),
+    "stale": ("runs.stale", "which pages of results/reference the code has outgrown"),
     "drift": ("runs.drift", "the smoke run with one thread and with two, compared"),
 }
 

@@ -105,7 +105,7 @@ def test_no_two_modules_share_a_name():
 
 @pytest.mark.parametrize("module", MODULES)
 def test_a_module_is_short(module):
-    lines = provenance._source(module).read_text().count("\n")
+    lines = provenance.source_of(module).read_text().count("\n")
     assert lines <= 350, f"{module} has {lines} lines: split it"
 
 

@@ -41,6 +41,7 @@ def cached(
     inputs: Sequence[Artifact | str],
     context: dict[str, Any],
     quiet: bool = False,
+    page: str = "",
 ) -> Artifact:
     """The artifact of fn(**params, **context): loaded where it is whole, computed otherwise.
 
@@ -49,7 +50,8 @@ def cached(
     library code behind its values is. fn returns a dict of DataFrames, dicts of tensors, PIL
     images and plain data. A fn with an argument `scratch` gets a folder for checkpoints that
     outlives a killed run. Random generators are seeded from name and params for fn, and put back
-    after it. ValueError unless fn, and every function in context, lives in this library.
+    after it. ValueError unless fn, and every function in context, lives in this library. The
+    artifact remembers the `page` that computed it.
     """
     paths.check_name("computation", name)
     parts = _parts(device, name, fn, params, inputs, context)
@@ -69,7 +71,7 @@ def cached(
         start = time.perf_counter()
         values = _call(name, fn, params, context, device, scratch)
         seconds = time.perf_counter() - start
-        facts = {"parts": parts, "seconds": round(seconds, 3)}
+        facts = {"parts": parts, "seconds": round(seconds, 3), "page": page}
         artifact = artifacts.write(folder, key, values, facts)
         shutil.rmtree(scratch, ignore_errors=True)
         say(f"cached {name}: computed in {seconds:.1f} s")
@@ -102,12 +104,18 @@ class Repeated:
         params: dict[str, Any],
         inputs: Sequence[Artifact | str],
         context: dict[str, Any],
+        page: str = "",
+        seen: Callable[[Artifact], None] = lambda artifact: None,
     ) -> None:
+        self._page, self._seen = page, seen
         self._first, self._params, self._rest = (store, device, name, fn), params, (inputs, context)
         self.homes = {_home(fn), *_homes(context.values())}
 
     def __call__(self, **params: Any) -> Artifact:
-        return cached(*self._first, self._params | params, *self._rest, quiet=True)
+        asked = self._params | params
+        artifact = cached(*self._first, asked, *self._rest, quiet=True, page=self._page)
+        self._seen(artifact)
+        return artifact
 
 
 def find(
@@ -150,6 +158,7 @@ def _gpu_name(device: torch.device) -> str:
 
 def _load(name: str, folder: Path, key: str, say: Callable[[str], None]) -> Artifact:
     artifact = artifacts.read(folder, key)
+    artifact.loaded = True
     say(f"cached {name}: loaded ({artifact.bytes / 1e6:.1f} MB)")
     return artifact
 

@@ -15,7 +15,7 @@ from nanosd_lib.runs.provenance import canonical, text_hash
 LEDGER = "claims.csv"
 LAST_SEED = 2**31 - 1
 RANDOM = "RANDOM_WEIGHTS.txt"  # stands in the folder of a teacher that was never trained
-SUBFOLDERS = ("tables", "figures", "records", "notebooks", "io")
+SUBFOLDERS = ("tables", "figures", "records", "notebooks", "io", "saved")
 
 
 def check_run(profile: Any, seed: Any, overrides: dict[str, Any] | None = None):

@@ -64,6 +64,7 @@ class Run:
         self.folder, self.store, self.device = folder, store, device
         self._records: dict[str, Any] = {}
         self._seen: dict[str, list[str]] = {"reads": [], "writes": []}
+        self._saved: dict[str, float] = {}
 
     @property
     def dtype(self) -> torch.dtype:
@@ -116,7 +117,10 @@ class Run:
         if measured:
             store, m = paths.device_root(), machine()
             inputs = [*inputs, f"{m['cpu']}, {m['gpu']}, {torch.get_num_threads()} threads"]
-        return cache.cached(store, self.device, name, fn, params, inputs, context, quiet)
+        page = self.notebook
+        made = cache.cached(store, self.device, name, fn, params, inputs, context, quiet, page)
+        self._count(made)
+        return made
 
     def repeated(
         self,
@@ -129,7 +133,8 @@ class Run:
         """The same, to be asked many times with the params that are left: `judge(arch="R R R | R R
         R")`. It may be handed to another computation.
         """
-        return cache.Repeated(self.store, self.device, name, fn, params, inputs, context)
+        what = (name, fn, params, inputs, context)
+        return cache.Repeated(self.store, self.device, *what, self.notebook, self._count)
 
     def table(self, name: str, table: pd.DataFrame) -> pd.DataFrame:
         """tables/<name>.csv, six significant digits; returns the table."""
@@ -206,6 +211,13 @@ class Run:
             self._seen[kind].append(file)
             text = json.dumps(self._seen, indent=1) + "\n"
             paths.write_atomic(self._file("io", self.notebook, "json"), text.encode())
+
+    def _count(self, made: Artifact) -> None:
+        """saved/<notebook>.json: the seconds that this page once computed what it now loads."""
+        if made.loaded and made.manifest.get("page") == self.notebook:
+            self._saved[made.key] = made.manifest["seconds"]
+        text = json.dumps({"seconds": round(sum(self._saved.values()), 1)}) + "\n"
+        paths.write_atomic(self._file("saved", self.notebook, "json"), text.encode())
 
     def _refuse_random(self, name: str) -> None:
         if self.random:
