@@ -45,6 +45,8 @@ LIGHTS = {
     ),
     "dusk": ((0.10, 0.12, 0.30), (0.40, 0.36, 0.55), (0.52, 0.54, 0.66), (0.30, 0.30, 0.40), 0.80),
 }
+# what the teacher's U-Net never learns from, so that prompts can ask for what it has not seen
+UNSEEN = (("sphere", "purple"), ("cube", "cyan"), ("cylinder", "pink"), ("cone", "orange"))
 NAMES = {
     "shape": SHAPES,
     "colour": tuple(COLOURS),
@@ -78,7 +80,7 @@ class Scenes:
 
 
 def sample(n: int, seed: int, objects: int | None = None) -> Scenes:
-    """Draw n scenes; `objects` fixes their number (1-3), otherwise 55 / 30 / 15 % hold one, two,
+    """Draw n scenes; `objects` fixes their number (1-3), otherwise 45 / 40 / 15 % hold one, two,
     three.
     """
     g = torch.Generator().manual_seed(seed)
@@ -86,7 +88,7 @@ def sample(n: int, seed: int, objects: int | None = None) -> Scenes:
     pick = lambda k, *s: torch.randint(k, s, generator=g)  # noqa: E731
     u = rand(n)
     count = (
-        torch.where(u < 0.55, 1, torch.where(u < 0.85, 2, 3))
+        torch.where(u < 0.45, 1, torch.where(u < 0.85, 2, 3))
         if objects is None
         else torch.full((n,), objects)
     )
@@ -110,6 +112,13 @@ def sample(n: int, seed: int, objects: int | None = None) -> Scenes:
         azimuth=(rand(n) * 2 - 1) * 1.1 + torch.where(rand(n) < 0.5, 0.0, torch.pi),
         phase=rand(n, 8) * 2 * torch.pi,
     )
+
+
+def unseen(scenes: Scenes) -> Tensor:
+    """Which objects (N, 3) are a pair of shape and colour in `UNSEEN`."""
+    pairs = [(SHAPES.index(s), list(COLOURS).index(c)) for s, c in UNSEEN]
+    found = [(scenes.shape == s) & (scenes.colour == c) for s, c in pairs]
+    return torch.stack(found).any(0)
 
 
 def _article(phrase: str) -> str:

@@ -19,9 +19,11 @@ TERMS = ("latent", "kl", "reconstruction", "perceptual")
 
 
 def standard_kl(mean: Tensor, std: Tensor, scale: float) -> Tensor:
-    """KL divergence to the standard normal of each picture's unscaled posterior: (N,)."""
+    """KL divergence to the standard normal of each picture's unscaled posterior, the mean over the
+    numbers of its latent, so that a weight means the same at every size: (N,).
+    """
     m, s = mean / scale, std / scale
-    return 0.5 * (m.pow(2) + s.pow(2) - 1 - 2 * s.log()).sum((1, 2, 3))
+    return 0.5 * (m.pow(2) + s.pow(2) - 1 - 2 * s.log()).mean((1, 2, 3))
 
 
 @torch.no_grad()
@@ -55,7 +57,7 @@ def terms(
     The first half of the batch is decoded from the teacher's latents, the other half from the
     student's own, which also teaches the encoder. Latent matching: squared errors of mean and of
     standard deviation, each over the teacher's mean square, so that the small one counts. KL: of
-    the student's posterior to the standard normal, summed over a latent. Reconstruction: absolute
+    the student's posterior to the standard normal, the mean over a latent. Reconstruction: absolute
     and squared difference to the picture itself, which is what sd-mini's teacher was trained on.
     The paper names the terms; their forms are our assumption.
     """

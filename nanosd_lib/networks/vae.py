@@ -35,7 +35,7 @@ class Layout:
 # blocks stand is our assumption: few where a block is dear, most at the latent's resolution
 LAYOUTS = {
     4: Layout(64, (1, 3, 6, 16), (10, 4, 2, 1)),  # SD 1.5: 2.04 M and 1.37 M parameters
-    3: Layout(32, (0, 1, 4), (3, 1, 1)),  # sd-mini: fewer, or their mere number would cost the time
+    2: Layout(24, (0, 4), (3, 1)),  # sd-mini: fewer, or their mere number would cost the time
 }
 
 

@@ -137,6 +137,8 @@ class TeacherTraining(Strict):
     clip_steps: Count
     classifier_steps: Count
     unet_steps: Count
+    attention_off: Annotated[float, Field(ge=0, lt=1)]  # share of steps without the top attention
+    deep_supervision: Weight
 
 
 class Loader(yaml.SafeLoader):
