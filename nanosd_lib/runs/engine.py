@@ -13,7 +13,8 @@ ports when many run at once. This engine is registered as `nanosd`
   below stay pending; another exit code is a code error); a cell tagged raises-exception may fail,
   one tagged skip-execution is left out. The end state stands in the notebook's metadata
   (`nanosd.state`, one of `STATES`), with seconds and peak memory of each cell;
-- the file is written whole or not at all, also on SIGTERM and SIGINT, and its size is capped.
+- the file is written whole or not at all, also on SIGTERM and SIGINT, and its size is capped; a
+  device or a pipe gets one notebook, at the end.
 """
 
 from __future__ import annotations
@@ -61,11 +62,20 @@ class Manager(NotebookExecutionManager):
         if not force and not due:
             return
         if self.output_path and "://" not in str(self.output_path) and self.output_path != "-":
-            text = nbformat.writes(nbformat.from_dict(self.nb)) + "\n"
-            paths.write_atomic(self._path(), text.encode())
+            self._write(self._path())
         elif self.output_path:
             super().save()
         self.last_save_time = self.now()
+
+    def _write(self, path: Path) -> None:
+        """What streams gets the notebook once, at its end; papermill itself writes one that is ok,
+        and one that was interrupted waits for no reader.
+        """
+        state = self.nb.metadata.get("nanosd", {}).get("state")
+        if paths.streams(path) and (self.end_time is None or state in ("ok", "interrupted")):
+            return
+        text = nbformat.writes(nbformat.from_dict(self.nb)) + "\n"
+        paths.write_atomic(path, text.encode())
 
     def _path(self) -> Path:
         """A relative path means the folder papermill was started in, not the notebook's."""
