@@ -49,6 +49,21 @@ def test_papermills_own_command_finds_the_engine(tmp_path):
     assert book.cells[3].outputs[0].text == "7\n"
 
 
+def test_papermills_own_command_leaves_the_users_settings_out(tmp_path):
+    start = tmp_path / ".ipython/profile_default/startup/00.py"
+    start.parent.mkdir(parents=True)
+    start.write_text("import builtins; builtins.intruder = 1")
+    source = notebook(
+        tmp_path / "in.ipynb", "import builtins; print(hasattr(builtins, 'intruder'))"
+    )
+    words = ["papermill", str(source), str(tmp_path / "out.ipynb"), "--engine", "nanosd"]
+    gone = ("IPYTHONDIR", "XDG_CACHE_HOME")
+    env = {k: v for k, v in os.environ.items() if k not in gone} | {"HOME": str(tmp_path)}
+    subprocess.run([sys.executable, "-m", *words], env=env, check=True, capture_output=True)
+    book = nbformat.read(tmp_path / "out.ipynb", as_version=4)
+    assert book.cells[-1].outputs[0].text == "False\n"
+
+
 def test_ok_with_seconds_and_memory_of_each_cell(tmp_path):
     outcome, book = run(
         tmp_path, "x = bytearray(300_000_000); import time; time.sleep(0.5)", "del x"

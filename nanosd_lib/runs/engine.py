@@ -6,7 +6,8 @@ ports when many run at once. This engine is registered as `nanosd`
 (`papermill --engine nanosd in.ipynb out.ipynb`), and every make target uses it:
 
 - parameters are checked, name and type, before a kernel starts;
-- the kernel listens on sockets in a folder of its own, not on ports;
+- the kernel listens on sockets in a folder of its own, not on ports, and takes no settings of the
+  user's (IPython's start-up files, a matplotlibrc);
 - `execution_timeout` is a deadline for the whole notebook;
 - a notebook is `ok` when every cell was executed and the kernel's replies and outputs hold no
   error, or when a cell ended it with `sys.exit()` or `sys.exit(0)`, as in papermill (the cells
@@ -41,7 +42,7 @@ from papermill.iorw import papermill_io
 from papermill.log import logger
 
 from nanosd_lib import paths
-from nanosd_lib.runs import arguments, endstate, forking, resident
+from nanosd_lib.runs import arguments, endstate, forking, resident, variables
 from nanosd_lib.runs.endstate import NotebookFailed
 from nanosd_lib.runs.interrupts import Interrupted, came, held, signals
 from nanosd_lib.runs.resident import Watch
@@ -131,6 +132,7 @@ class Client(PapermillNotebookClient):
 
     async def async_start_new_kernel(self, **kwargs: Any) -> None:
         self.others = asyncio.all_tasks()
+        kwargs["env"] = variables.neutral(kwargs.get("env", os.environ))
         with held():  # a kernel that nobody knows of would stay for ever
             await super().async_start_new_kernel(**kwargs)
             self.popen = getattr(self.km.provisioner, "process", None)
