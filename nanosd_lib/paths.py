@@ -45,18 +45,32 @@ def check_space(folder: Path, wanted: float, what: str) -> None:
 
 
 def results_root() -> Path:
-    return Path(os.environ.get("NANOSD_RESULTS") or ROOT / "results").resolve()
+    return _named("NANOSD_RESULTS") or (ROOT / "results").resolve()
 
 
 def store_root() -> Path:
-    return Path(os.environ.get("NANOSD_STORE") or results_root() / "store").resolve()
+    return _named("NANOSD_STORE") or (results_root() / "store").resolve()
 
 
 def device_root() -> Path:
     """Where measurements of this machine are kept: they outlive a run, and two runs from scratch
     share them, as the paper's searches share one profile of its phone.
     """
-    return Path(os.environ.get("NANOSD_DEVICE") or results_root() / "device").resolve()
+    return _named("NANOSD_DEVICE") or (results_root() / "device").resolve()
+
+
+def _named(variable: str) -> Path | None:
+    """The folder that the variable names, as a shell would read it: "~" and "$NAME" mean a folder
+    wherever the variable was set. None where it is empty; ValueError for a user or a name that
+    nobody knows.
+    """
+    text = os.environ.get(variable, "")
+    found = os.path.expanduser(os.path.expandvars(text))
+    if found.startswith("~") or re.match(r"\$\{?[A-Za-z_]", found):
+        raise ValueError(
+            f"{variable}={text!r} is refused: {found!r} is unknown; write the folder out"
+        )
+    return Path(found).resolve() if found else None
 
 
 def shown(path: Path) -> str:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import stat
 import threading
 
 import pytest
 
-from nanosd_lib import paths
+from nanosd_lib import cli, paths
 
 
 def test_a_link_stays_and_its_file_is_written(tmp_path):
@@ -112,3 +113,38 @@ def test_a_folder_is_an_error(tmp_path):
     with pytest.raises(IsADirectoryError):
         paths.write_atomic(tmp_path / "folder", b"x")
     assert [p.name for p in tmp_path.rglob("*")] == ["folder"]
+
+
+ROOTS = {
+    "NANOSD_RESULTS": paths.results_root,
+    "NANOSD_STORE": paths.store_root,
+    "NANOSD_DEVICE": paths.device_root,
+}
+
+
+@pytest.mark.parametrize("name", ROOTS)
+def test_a_folder_is_read_as_a_shell_reads_it(monkeypatch, tmp_path, name):
+    """No shell has read what stands in a Dockerfile, a .env file or quotes."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    for text in ("~/x", "$HOME/x", "${HOME}/x", "x", f"{tmp_path}/x"):
+        monkeypatch.setenv(name, text)
+        assert ROOTS[name]() == (tmp_path / "x").resolve(), text
+    for text in ("./~/x", "a~", "a$b"):
+        monkeypatch.setenv(name, text)
+        assert ROOTS[name]() == (tmp_path / text).resolve(), text
+    for text in ("~nobody-of-that-name/x", "$NO_SUCH_NAME/x", "${NO_SUCH_NAME}/x"):
+        monkeypatch.setenv(name, text)
+        with pytest.raises(ValueError, match=f"^{name}='[^\n]*' is refused.*write the folder out$"):
+            ROOTS[name]()
+    monkeypatch.setenv(name, "")
+    assert ROOTS[name]().is_relative_to(paths.ROOT / "results")
+
+
+@pytest.mark.parametrize("verb", ["run", "doctor", "dryrun", "hardware"])
+def test_every_verb_refuses_an_unknown_folder_at_once(monkeypatch, capsys, verb):
+    monkeypatch.setenv("NANOSD_DEVICE", "~nobody-of-that-name/x")
+    with pytest.raises(SystemExit) as ended:
+        cli.app([verb], standalone_mode=False)
+    assert ended.value.code == 2
+    assert re.fullmatch(r"error: NANOSD_DEVICE=.* is refused.*\n", capsys.readouterr().err)

@@ -27,7 +27,7 @@ def _folder(cache: str, home: str) -> Path:
     where the user's cache cannot be written.
     """
     try:
-        base = Path(cache) if cache else Path(home or Path.home()) / ".cache"
+        base = Path(cache) if Path(cache).is_absolute() else Path(home or Path.home(), ".cache")
         folder = base.absolute() / "nanosd-notebooks"
         for name in ("ipython", "matplotlib"):
             (folder / name).mkdir(parents=True, exist_ok=True)
