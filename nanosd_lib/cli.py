@@ -12,6 +12,8 @@ import sys
 
 import typer
 
+from nanosd_lib import paths
+
 app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
@@ -38,6 +40,11 @@ def _add(verb: str, module: str, what: str) -> None:
     def call(words: typer.Context) -> None:
         from nanosd_lib.runs.interrupts import leave
 
+        try:
+            paths.store_root(), paths.device_root()
+        except ValueError as error:
+            print(f"error: {error}", file=sys.stderr)
+            leave(2)
         own = [verb] if module == "runs.runner" else []
         leave(importlib.import_module(f"nanosd_lib.{module}").main([*own, *words.args]))
 

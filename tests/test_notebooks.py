@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 
 import nbformat
 import pandas as pd
 import pytest
+from nbconvert.exporters import ScriptExporter
 
 from nanosd_lib import paper
 from nanosd_lib.paths import ROOT
@@ -31,6 +33,15 @@ def test_clean(path):
     assert max("".join(c["source"]).count("\n") for c in code) <= 32
     assert not re.findall(r"[\"'(](/home|/tmp|/root|/Users|[A-Z]:\\)", path.read_text())
     assert f'open_run("{path.stem}"' in "".join(code[1]["source"])
+
+
+@pytest.mark.parametrize("path", PATHS, ids=lambda p: p.stem)
+def test_a_notebook_becomes_a_script(path):
+    """`jupyter nbconvert --to script`: Python under a name that Python reads."""
+    text, resources = ScriptExporter().from_filename(str(path))
+    assert resources["output_extension"] == ".py" and len(ast.parse(text).body) > 3
+    spoken = json.loads(path.read_text(encoding="utf-8"))["metadata"]["language_info"]
+    assert spoken["name"] == "python" and spoken["mimetype"] == "text/x-python"
 
 
 def measured() -> set[str]:
