@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 
 import pandas as pd
-import psutil
 import pytest
 
 from nanosd_lib import paper
 from nanosd_lib.paths import ROOT
-from nanosd_lib.runs import jobs, layout, sweep
+from nanosd_lib.runs import jobs, layout, processes, sweep
 
 
 def job(tmp_path, **description) -> jobs.Job:
@@ -134,12 +132,11 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.setenv("NANOSD_RESULTS", str(tmp_path))
     folder = layout.results_folder("smoke", 0)
     folder.mkdir()
-    me = psutil.Process()
     report = {
         "state": "ok",
         "seconds": 60.0,
         "notebooks": {name: {"state": "ok"} for name in BOOKS},
-        "process": {"host": socket.gethostname(), "pid": me.pid, "began": me.create_time()},
+        "process": processes.me(),
     }
     (folder / "run.json").write_text(json.dumps(report))
     paper.ledger({}).to_csv(folder / "claims.csv", index=False)
@@ -160,10 +157,11 @@ def test_a_whole_study_is_green(folder):
 
 def test_nothing_else_is_green(folder, tmp_path):
     assert change(folder, state="running") == "running"
-    gone = {"host": socket.gethostname(), "pid": 2**22 + 1, "began": 0.0}
+    gone = processes.me() | {"pid": 2**22 + 1}
     assert change(folder, process=gone) == "dead"
-    other = {"host": socket.gethostname(), "pid": os.getpid(), "began": 1.0}  # a recycled pid
+    other = processes.me() | {"ticks": 1}  # a recycled pid
     assert change(folder, process=other) == "dead"
+    assert change(folder, process={}) == "running on None, not checked"
     assert "elsewhere, not checked" in change(folder, process={"host": "elsewhere"})
     assert change(folder, state="failed") == "failed"
     late = {name: {"state": "ok"} for name in BOOKS}
@@ -179,6 +177,25 @@ def test_nothing_else_is_green(folder, tmp_path):
     assert row["state"] == "damaged" and sweep.BAD in sweep.page(pd.DataFrame([row]))
     (folder / "run.json").unlink()
     assert sweep.state(POINT)["state"] == "not started"
+
+
+def test_a_study_runs_while_one_of_its_processes_does(folder):
+    """The last writer may have ended: two wrote this report."""
+    gone, me = processes.me() | {"ticks": 1}, processes.me()
+    books = {"01_a": {"state": "running", "process": me}, "02_b": {"state": "ok"}}
+    assert change(folder, state="running", process=gone, notebooks=books) == "running"
+    books["01_a"]["process"] = gone
+    assert change(folder, notebooks=books) == "dead"
+    assert change(folder, state="partial", notebooks=books) == "partial"
+    assert sweep.state(POINT)["error"] == "01_a: killed: its process is gone"
+
+
+@pytest.mark.parametrize(
+    "text", ["[]", "{}", '{"notebooks": 3}', '{"notebooks": {"a": 3}}', "\xff"]
+)
+def test_a_report_of_another_kind_is_damaged(folder, text):
+    (folder / "run.json").write_bytes(text.encode("latin1"))
+    assert sweep.state(POINT)["state"] == "damaged"
 
 
 def test_every_notebook_must_be_there(folder):

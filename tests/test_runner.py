@@ -120,6 +120,112 @@ def test_the_next_run_is_green_again(books):
     assert run(books)[0] == 0
 
 
+COMMAND = """
+import sys; from pathlib import Path; from nanosd_lib.runs import runner
+from nanosd_lib.runs.interrupts import leave; print(flush=True)
+leave(runner.main(sys.argv[1:], Path({books!r})))
+"""
+
+
+def started(books, *words, **how):
+    """A runner of these notebooks in a process of its own, once its imports are done."""
+    teacher = f"teacher.path={books.parent / 'teacher'}"
+    code = COMMAND.format(books=str(books))
+    command = [sys.executable, "-c", code, *words, "--profile", "smoke", "--set", teacher]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(command, env=env, **pipes | how)
+    process.stdout.readline()
+    return process
+
+
+def until(there, process, seconds=60):
+    """Wait for a file with something in it, while the process lives."""
+    deadline = time.time() + seconds
+    while not (there.exists() and there.read_text()):
+        assert time.time() < deadline and process.poll() is None
+        time.sleep(0.05)
+    return there.read_text()
+
+
+def reported(books):
+    (path,) = (books.parent / "results").glob("smoke*/run.json")
+    return json.loads(path.read_text())
+
+
+def waits(folder, name):
+    """A cell that says where it is, and goes on when it is told."""
+    ready, go = folder / f"{name}.ready", folder / f"{name}.go"
+    cell = f"""
+import os, pathlib, time
+pathlib.Path({str(ready)!r}).write_text(str(os.getpid()))
+while not pathlib.Path({str(go)!r}).exists(): time.sleep(0.05)
+"""
+    return ready, go, cell
+
+
+def test_two_runs_of_one_folder_end_in_one_report(books):
+    """The long one began first and ends last; what the short one did in between stays."""
+    ready, go, cell = waits(books.parent, "a")
+    notebook(books / "01_a.ipynb", cell)
+    notebook(books / "02_b.ipynb", "1")
+    notebook(books / "03_c.ipynb", "1 / 0")
+    long = started(books, "run", "--nb", "1")
+    until(ready, long)
+    assert run(books, "run", "--nb", "2")[0] == 0
+    report = reported(books)
+    states = {name: entry["state"] for name, entry in report["notebooks"].items()}
+    assert states == {"01_a": "running", "02_b": "ok"} and report["state"] == "running"
+    assert run(books, "run", "--nb", "3")[0] == 1 and reported(books)["state"] == "running"
+    notebook(books / "03_c.ipynb", "1")
+    assert run(books, "run", "--nb", "3")[0] == 0
+    go.touch()
+    assert long.wait(60) == 0, long.communicate()
+    report = reported(books)
+    assert {entry["state"] for entry in report["notebooks"].values()} == {"ok"}
+    assert len(report["notebooks"]) == 3 and report["state"] == "ok"
+    assert not any("process" in entry for entry in report["notebooks"].values())
+
+
+def test_a_study_that_was_killed_is_not_running(books):
+    ready, _, cell = waits(books.parent, "a")
+    notebook(books / "01_a.ipynb", cell)
+    notebook(books / "02_b.ipynb", "1")
+    first = started(books, "run", "--nb", "1")
+    kernel = int(until(ready, first))
+    first.kill()
+    first.communicate()
+    os.kill(kernel, signal.SIGKILL)
+    assert reported(books)["state"] == "running"
+    assert run(books, "run", "--nb", "2")[0] == 0
+    report = reported(books)
+    assert report["notebooks"]["01_a"]["state"] == "killed" and report["state"] == "partial"
+    assert report["notebooks"]["01_a"]["error"] == "its process is gone"
+
+
+def test_a_whole_study_forgets_all_but_what_runs_elsewhere(books):
+    ready, go, cell = waits(books.parent, "b")
+    notebook(books / "01_a.ipynb", "1")
+    notebook(books / "02_b.ipynb", cell)
+    assert run(books, "run", "--nb", "1")[0] == 0
+    (books / "01_a.ipynb").unlink()
+    notebook(books / "03_c.ipynb", "1 / 0")
+    other = started(books, "run", "--nb", "2")
+    until(ready, other)
+    assert run(books, "run", "--nb", "3")[0] == 1
+    notebook(books / "01_x.ipynb", "1 / 0")
+    assert run(books)[0] == 1
+    books_of = reported(books)["notebooks"]
+    assert {name: entry["state"] for name, entry in books_of.items()} == {
+        "01_x": "code error",
+        "02_b": "running",
+        "03_c": "not run",
+    }
+    go.touch()
+    assert other.wait(60) == 0, other.communicate()
+    assert reported(books)["notebooks"]["02_b"]["state"] == "ok"
+
+
 def test_a_study_without_a_ledger_is_not_green(books, capfd):
     notebook(books / "02_b.ipynb")
     code, report = run(books)

@@ -19,12 +19,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from filelock import FileLock, Timeout
 from pydantic import BaseModel
 
 from nanosd_lib import paths
 from nanosd_lib.paths import PACKAGE
-from nanosd_lib.runs import artifacts
+from nanosd_lib.runs import artifacts, processes
 from nanosd_lib.runs.artifacts import Artifact, Damaged
 from nanosd_lib.runs.provenance import canonical, lock_hash, source_closure, text_hash
 
@@ -58,7 +57,8 @@ def cached(
     say = _nothing if quiet else print
     with contextlib.suppress(Damaged):
         return _load(name, folder, key, say)
-    with _locked(store / ".locks" / folder.name, name):
+    waiting = f"cached {name}: another process is computing it; waiting"
+    with processes.locked(store / ".locks" / folder.name, waiting):
         try:
             return _load(name, folder, key, say)
         except Damaged as error:
@@ -220,20 +220,3 @@ def _seeded(text: str, device: torch.device) -> Iterator[None]:
         finally:
             random.setstate(states[0])
             np.random.set_state(states[1])
-
-
-@contextlib.contextmanager
-def _locked(path: Path, name: str) -> Iterator[None]:
-    """One process at a time computes; the lock of a killed process is free again."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path, fallback_to_soft=False)
-    with contextlib.suppress(OSError):  # a file system without locks: two may compute it at once
-        try:
-            lock.acquire(blocking=False)
-        except Timeout:
-            print(f"cached {name}: another process is computing it; waiting")
-            lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()

@@ -1,28 +1,31 @@
 """A study: the notebooks executed one by one, and run.json, which says how far they came.
 
 A notebook counts as done when the engine says `ok`; the first that is not stops the study.
-run.json is true at every moment: a study that was killed says `running`.
+run.json is true at every moment, and several studies may write it: each changes what is its own. A
+study that was killed says `running`, with its process, and `read` knows better.
 """
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import os
-import socket
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
-import psutil
 from tqdm.auto import tqdm
 
 from nanosd_lib import paths
 from nanosd_lib.paths import ROOT
-from nanosd_lib.runs import forking, kernels, layout, registry
+from nanosd_lib.runs import forking, kernels, layout, processes, registry
 from nanosd_lib.runs.interrupts import Interrupted, came, cause, held, signals
 from nanosd_lib.runs.provenance import git_state, lock_hash, machine, notebook_hash
+
+REPORT = "run.json"
+PATIENCE = 10.0  # seconds for the report's lock: whoever has it is writing one small file
 
 
 class Study:
@@ -62,9 +65,7 @@ class Study:
             code = self._run_all(notebooks)
         if code == 0 and whole:
             code = self._ledger(before)
-        states = {entry["state"] for entry in self.report["notebooks"].values()}
-        ended = "ok" if states == {"ok"} else "partial"
-        self.report["state"] = ended if code == 0 else "failed"
+        self.report["state"] = "ok" if code == 0 else "failed"
         self._write()
         if code == 0:
             minutes = self.report["seconds"] / 60
@@ -73,12 +74,14 @@ class Study:
 
     def _interrupted(self) -> None:
         """The report after a signal, wherever it struck."""
-        for entry in self.report.get("notebooks", {}).values():
-            if entry["state"] == "running":
-                entry["state"] = "interrupted"
         if self.report:
+            books, process = self.report["notebooks"], self.report["process"]
+            mine = [name for name, entry in books.items() if entry.get("process") == process]
+            for name in mine:
+                books[name]["state"] = "interrupted"
+                del books[name]["process"]
             self.report["state"] = "interrupted"
-            self._write()
+            self._write(*mine)
         print(f"interrupted; go on with: {self.resume}", file=sys.stderr)
 
     def _run_all(self, notebooks: list[Path]) -> int:
@@ -87,8 +90,9 @@ class Study:
             label = f"[{number}/{len(notebooks)}] {path.stem}"
             tqdm.write(f"{label}: started")
             entry: dict[str, Any] = {"state": "running", "source": notebook_hash(path)}
+            entry["process"] = self.report["process"]  # while it runs
             self.report["notebooks"][path.stem] = entry
-            self._write()
+            self._write(path.stem)
             out = self.folder / "notebooks" / path.name
             start = time.perf_counter()
             outcome = kernels.Outcome("interrupted", "", 0.0)
@@ -102,7 +106,8 @@ class Study:
                 seconds = round(time.perf_counter() - start, 1)
                 entry |= {"state": outcome.state, "seconds": seconds, "peak_gb": outcome.peak_gb}
                 entry.update(commit=self.report["git"]["commit"], error=outcome.error)
-                self._write()
+                del entry["process"]
+                self._write(path.stem)
             if (signalled := came()) is not None:
                 bar.close()
                 raise Interrupted(signalled)
@@ -141,8 +146,8 @@ class Study:
     def _begin(self, notebooks: list[Path], whole: bool) -> None:
         for name in layout.SUBFOLDERS:
             (self.folder / name).mkdir(parents=True, exist_ok=True)
-        kept = {} if whole else _notebooks_of(self.folder / "run.json")
         fresh = {path.stem: {"state": "not run"} for path in notebooks}
+        self._only = set(fresh) if whole else None
         self._start = time.perf_counter()
         with held():  # a signal that is raised into torch's import ends the process from inside C++
             facts = machine()
@@ -152,30 +157,61 @@ class Study:
             **self.parameters,
             "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "seconds": 0.0,
-            "process": {
-                "host": socket.gethostname(),
-                "pid": os.getpid(),
-                "began": psutil.Process().create_time(),
-            },
+            "process": processes.me(),
             "git": git_state(),
             "lock": lock_hash(),
             "machine": facts,
-            "notebooks": dict(sorted({**kept, **fresh}.items())),
+            "notebooks": fresh,
         }
-        self._write()
+        elsewhere = {name for name, entry in _books(self.folder).items() if _runs(entry)}
+        self._write(*fresh.keys() - elsewhere)
 
-    def _write(self) -> None:
-        self.report["seconds"] = round(time.perf_counter() - self._start, 1)
-        text = json.dumps(self.report, indent=1) + "\n"
-        paths.write_atomic(self.folder / "run.json", text.encode())
+    def _write(self, *names: str) -> None:
+        """Bring into run.json how this study stands, and its entries of these notebooks; all others
+        stay as they are there.
+        """
+        mine = {name: self.report["notebooks"][name] for name in names}
+        process = self.report["process"]
+        with processes.locked(self.folder / f".{REPORT}.lock", patience=PATIENCE):
+            there = {k: e for k, e in _books(self.folder).items() if e.get("process") != process}
+            books = self.report["notebooks"] | there | mine
+            books = {k: books[k] for k in sorted(books) if self._only is None or k in self._only}
+            if self.report["state"] == "ok" and {e["state"] for e in books.values()} != {"ok"}:
+                self.report["state"] = "partial"
+            seconds = round(time.perf_counter() - self._start, 1)
+            self.report |= {"seconds": seconds, "notebooks": books}
+            others = {"state": "running"} if any(map(_runs, books.values())) else {}
+            text = json.dumps(self.report | others, indent=1) + "\n"
+            paths.write_atomic(self.folder / REPORT, text.encode())
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """The report of a results folder, where no notebook is `running` whose process is gone.
+
+    FileNotFoundError where there is none, ValueError where it is not whole.
+    """
+    report = json.loads((folder / REPORT).read_text())
+    try:
+        for entry in report["notebooks"].values():
+            by = entry.get("process", report.get("process", {}))
+            if _runs(entry) and processes.lives(by) is False:
+                entry.pop("process", None)
+                entry |= {"state": "killed", "error": "its process is gone"}
+    except (AttributeError, KeyError, TypeError):
+        raise ValueError(f"{paths.shown(folder / REPORT)} is not a report") from None
+    return report
+
+
+def _runs(entry: dict[str, Any]) -> bool:
+    return entry["state"] == "running"
+
+
+def _books(folder: Path) -> dict[str, Any]:
+    """The entries of the report; none where it cannot be read."""
+    with contextlib.suppress(OSError, ValueError):
+        return read(folder)["notebooks"]
+    return {}
 
 
 def _stamp(path: Path) -> int | None:
     return path.stat().st_mtime_ns if path.exists() else None
-
-
-def _notebooks_of(path: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads(path.read_text())["notebooks"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}
