@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 from nanosd_lib import paths
 from nanosd_lib.paths import ROOT
 from nanosd_lib.runs import forking, kernels, layout, processes, registry
-from nanosd_lib.runs.interrupts import Interrupted, came, cause, held, signals
+from nanosd_lib.runs.interrupts import Interrupted, came, cause, held, say, signals
 from nanosd_lib.runs.provenance import git_state, lock_hash, machine, notebook_hash
 
 REPORT = "run.json"
@@ -52,10 +52,12 @@ class Study:
                 code = self._execute(notebooks, whole)
             except BaseException as problem:
                 number = cause(problem)
-                if number is None:
+                if number is None and isinstance(problem, Exception):
+                    raise
+                self._interrupted()
+                if number is None:  # whoever handles the signals has ended the process otherwise
                     raise
                 code = 128 + number
-                self._interrupted()
         return code
 
     def _execute(self, notebooks: list[Path], whole: bool) -> int:
@@ -82,7 +84,7 @@ class Study:
                 del books[name]["process"]
             self.report["state"] = "interrupted"
             self._write(*mine)
-        print(f"interrupted; go on with: {self.resume}", file=sys.stderr)
+        say(f"interrupted; go on with: {self.resume}")
 
     def _run_all(self, notebooks: list[Path]) -> int:
         bar = tqdm(notebooks, desc="notebooks", unit="notebook", disable=None)

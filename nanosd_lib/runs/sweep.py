@@ -23,7 +23,7 @@ import pandas as pd
 from nanosd_lib import paper, paths
 from nanosd_lib.paths import PACKAGE, ROOT
 from nanosd_lib.runs import jobs, layout, processes, profiles, runner
-from nanosd_lib.runs.interrupts import Interrupted, cause, signals
+from nanosd_lib.runs.interrupts import Interrupted, came, cause, say, signals
 from nanosd_lib.runs.provenance import canonical, file_hash, text_hash
 from nanosd_lib.runs.study import Study, read
 
@@ -245,7 +245,7 @@ def main(argv: list[str] | None = None) -> int:
             plain = signal.SIGINT if isinstance(problem, KeyboardInterrupt) else None
             if (number := cause(problem) or plain) is None:
                 raise
-            print("interrupted; the same command goes on", file=sys.stderr)
+            say("interrupted; the same command goes on")
             return 128 + number
 
 
@@ -263,6 +263,8 @@ def _main(options: argparse.Namespace) -> int:
         ended = jobs.run(jobs_of(points), how, options.workers, cluster=cluster)
         status = write(points, ended)
     except (ValueError, OSError, RuntimeError) as error:
+        if came() is not None:  # it failed of the signal
+            raise
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
