@@ -265,6 +265,81 @@ def test_leftovers_of_dead_processes_are_swept(run, teacher):
     assert not gone.exists() and mine.exists()
 
 
+WRITER = """
+import sys, time
+from pathlib import Path
+from nanosd_lib.runs import artifacts
+real = artifacts._sync
+def slow(path):
+    print(path.parent, flush=True)
+    sys.stdin.readline()
+    real(path)
+artifacts._sync = slow
+artifacts.write(Path(sys.argv[1]) / "a", "k", {"x": 1}, {})
+"""
+
+
+@pytest.fixture
+def writer(tmp_path):
+    """A process that stands still in the middle of writing an artifact, and its folder."""
+    env = {**os.environ, "PYTHONPATH": str(paths.ROOT)}
+    command = [sys.executable, "-c", WRITER, str(tmp_path)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(command, env=env, **pipes)
+    yield process, paths.Path(process.stdout.readline().strip())
+    process.kill()
+    process.communicate()
+
+
+def test_a_writer_of_another_container_is_left_alone(writer, tmp_path, monkeypatch):
+    """Its pid does not exist here."""
+    process, folder = writer
+    monkeypatch.setattr(artifacts.psutil, "pid_exists", lambda pid: False)
+    artifacts.sweep(tmp_path)
+    assert folder.exists()
+    process.communicate("\n\n\n", timeout=60)
+    assert process.returncode == 0 and artifacts.read(tmp_path / "a", "k")["x"] == 1
+
+
+def test_a_killed_writer_of_another_container_is_swept(writer, tmp_path, monkeypatch):
+    process, folder = writer
+    monkeypatch.setattr(artifacts.psutil, "pid_exists", lambda pid: False)
+    process.kill()
+    process.wait()
+    artifacts.sweep(tmp_path)
+    assert not folder.exists()
+
+
+def test_where_nothing_can_be_locked_age_decides(writer, tmp_path, monkeypatch):
+    def refused(*args):
+        raise OSError(37, "No locks available")
+
+    _, folder = writer
+    monkeypatch.setattr(artifacts.psutil, "pid_exists", lambda pid: False)
+    monkeypatch.setattr("fcntl.flock", refused)
+    artifacts.sweep(tmp_path)
+    assert folder.exists()
+    os.utime(folder, (0, time.time() - 2 * artifacts.DAY))
+    artifacts.sweep(tmp_path)
+    assert not folder.exists()
+
+
+def test_a_folder_that_is_swept_before_it_is_locked_is_made_again(tmp_path, monkeypatch):
+    """By a process of another container, in the moment between the two."""
+    monkeypatch.setattr(artifacts.psutil, "pid_exists", lambda pid: False)
+    real, seen = artifacts._claimed, []
+
+    def claimed(path):
+        seen.append(path)
+        if len(seen) == 1:
+            artifacts.sweep(tmp_path)
+        return real(path)
+
+    monkeypatch.setattr(artifacts, "_claimed", claimed)
+    assert artifacts.write(tmp_path / "a", "k", {"x": 1}, {})["x"] == 1 and len(seen) == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
 def test_opening_a_run_checks_everything(toy, teacher):
     for seed in (-1, 2**31, True, "0", 1.0, None):
         with pytest.raises(ValueError, match="an integer from 0 to 2147483647"):
