@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -22,7 +23,7 @@ from PIL import Image
 
 import nanosd_lib
 from nanosd_lib import paths
-from nanosd_lib.runs import artifacts, cache, layout, notebook, provenance
+from nanosd_lib.runs import artifacts, cache, jobs, layout, notebook, provenance, sweep
 
 TOY = """
 import time
@@ -436,6 +437,108 @@ def test_a_file_system_without_locks_is_no_obstacle(run, toy, monkeypatch):
 
     monkeypatch.setattr("fcntl.flock", refused)
     assert run.cached("toy", toy.everything, {"n": 3})["fact"]["n"] == 3
+
+
+@pytest.fixture
+def as_other(tmp_path):
+    """A context in which this process is another user, who may look into `tmp_path`."""
+    if os.getuid() != 0:
+        pytest.skip("only root can be another user")
+
+    @contextlib.contextmanager
+    def other():
+        os.seteuid(65534)
+        try:
+            if not os.access(provenance.__file__, os.R_OK, effective_ids=True):
+                pytest.skip("another user may not read this clone")
+            yield
+        finally:
+            os.seteuid(0)
+
+    for folder in (tmp_path, *tmp_path.parents):
+        if folder.name.startswith("pytest-") or folder == tmp_path:
+            folder.chmod(0o755)
+    return other
+
+
+def echo(store):
+    return cache.cached(store, torch.device("cpu"), "echo", sweep.echo, {"value": 1}, [], {})
+
+
+@pytest.mark.parametrize("mode", [0o755, 0o1777])
+def test_a_damaged_artifact_of_another_user_is_one_line(as_other, tmp_path, capsys, mode):
+    store = tmp_path / "store"
+    first = echo(store)
+    truncate(first.path / "value.json")
+    store.chmod(mode)
+    with as_other(), pytest.raises(PermissionError) as error:
+        echo(store)
+    assert "is damaged (value.json does not match" in capsys.readouterr().out
+    assert str(error.value) == (
+        f"cached echo: {first.path} is closed to this user: ask root for `chmod -R a+rwX {store}`,"
+        " or set NANOSD_STORE to a folder of your own"
+    )
+
+
+def test_in_a_common_store_it_is_set_aside(as_other, tmp_path, monkeypatch):
+    """Its owner's next run sweeps what is left of it."""
+    store = tmp_path / "store"
+    truncate(echo(store).path / "value.json")
+    store.chmod(0o777)
+    with as_other():
+        assert echo(store)["value"] == 1 and echo(store)["value"] == 1
+    (aside,) = store.glob(".tmp-*")
+    monkeypatch.setattr(artifacts.psutil, "pid_exists", lambda pid: False)
+    artifacts.sweep(store)
+    assert not aside.exists()
+
+
+@pytest.mark.parametrize(
+    "closed, mode", [(".", 0o700), ("manifest.json", 0o600), ("value.json", 0)]
+)
+def test_an_artifact_that_may_not_be_read_is_one_line(as_other, tmp_path, closed, mode):
+    first = echo(tmp_path / "store")
+    (first.path / closed).chmod(mode)
+    job = jobs.Job("nanosd_lib.runs.sweep:echo", {"value": 1}, str(tmp_path / "store"))
+    for call in (lambda: echo(tmp_path / "store"), job.finished):
+        with as_other(), pytest.raises(PermissionError) as error:
+            call()
+        assert str(error.value).startswith(f"cached echo: {first.path}/")
+        assert "closed to this user: ask root for `chmod" in str(error.value)
+
+
+def test_a_store_that_may_not_be_written_is_one_line(as_other, tmp_path):
+    (tmp_path / "store").mkdir()
+    echo(tmp_path / "elsewhere")  # all is imported
+    with as_other(), pytest.raises(PermissionError) as error:
+        echo(tmp_path / "store")
+    assert "store/.locks is closed to this user: ask root for `chmod" in str(error.value)
+
+
+def test_the_owner_is_named_even_without_a_name(run, toy, monkeypatch):
+    def refused(*args):
+        raise PermissionError(13, "Permission denied", str(first.path / "value.json"))
+
+    def nameless(self):
+        raise KeyError("getpwuid(): uid not found")
+
+    first = run.cached("toy", toy.everything, {"n": 1})
+    monkeypatch.setattr(artifacts, "read", refused)
+    monkeypatch.setattr(paths.Path, "owner", nameless)
+    with pytest.raises(PermissionError, match=f"ask user {os.getuid()} for .*NANOSD_STORE to"):
+        run.cached("toy", toy.everything, {"n": 1})
+    monkeypatch.setenv("NANOSD_DEVICE", str(run.store))
+    with pytest.raises(PermissionError, match="NANOSD_DEVICE to a folder of your own"):
+        run.cached("toy", toy.everything, {"n": 1})
+
+
+def test_what_a_computation_itself_may_not_read_is_its_own_affair(run, toy, monkeypatch):
+    def refused(*args, **kwargs):
+        raise PermissionError(13, "Permission denied", "/elsewhere/data")
+
+    monkeypatch.setattr(cache, "_call", refused)
+    with pytest.raises(PermissionError, match="Permission denied: '/elsewhere/data'"):
+        run.cached("toy", toy.everything, {"n": 1})
 
 
 def test_what_is_made_later_is_made_to_compute_and_not_to_load(toy):

@@ -94,13 +94,26 @@ def write(folder: Path, key: str, values: dict[str, Any], facts: dict[str, Any])
         return Artifact(folder, manifest)
 
 
+def remove(folder: Path) -> None:
+    """Take an artifact away, at once for whoever looks; what another user owns of it is left to
+    them under a name that `sweep` knows.
+    """
+    aside = _unused(folder.parent)
+    os.rename(folder, aside)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _unused(store: Path) -> Path:
+    return store / f".tmp-{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:8]}"
+
+
 @contextlib.contextmanager
 def _temporary(store: Path) -> Iterator[tuple[Path, BinaryIO]]:
     """A new folder and its manifest, empty and locked: what `sweep` leaves alone in any container.
     Nothing of that name is left afterwards.
     """
     while True:
-        folder = store / f".tmp-{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:8]}"
+        folder = _unused(store)
         folder.mkdir()
         try:
             handle = _claimed(folder / MANIFEST)

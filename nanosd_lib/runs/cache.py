@@ -55,25 +55,56 @@ def cached(
     key = text_hash(canonical(parts))
     folder = store / f"{name}-{key[:16]}"
     say = _nothing if quiet else print
-    with contextlib.suppress(Damaged):
-        return _load(name, folder, key, say)
     waiting = f"cached {name}: another process is computing it; waiting"
-    with processes.locked(store / ".locks" / folder.name, waiting):
-        try:
+    with _permitted(store, name):
+        with contextlib.suppress(Damaged):
             return _load(name, folder, key, say)
-        except Damaged as error:
-            if folder.exists():
-                print(f"cached {name}: {folder.name} is damaged ({error}); it is computed again")
-                shutil.rmtree(folder)
-        scratch = store / ".scratch" / folder.name
-        start = time.perf_counter()
-        values = _call(name, fn, params, context, device, scratch)
-        seconds = time.perf_counter() - start
-        facts = {"parts": parts, "seconds": round(seconds, 3)}
-        artifact = artifacts.write(folder, key, values, facts)
-        shutil.rmtree(scratch, ignore_errors=True)
-        say(f"cached {name}: computed in {seconds:.1f} s")
-        return artifact
+        with processes.locked(store / ".locks" / folder.name, waiting):
+            try:
+                return _load(name, folder, key, say)
+            except Damaged as error:
+                if folder.exists():
+                    print(
+                        f"cached {name}: {folder.name} is damaged ({error}); it is computed again"
+                    )
+                    artifacts.remove(folder)
+            scratch = store / ".scratch" / folder.name
+            start = time.perf_counter()
+            values = _call(name, fn, params, context, device, scratch)
+            seconds = time.perf_counter() - start
+            facts = {"parts": parts, "seconds": round(seconds, 3)}
+            artifact = artifacts.write(folder, key, values, facts)
+            shutil.rmtree(scratch, ignore_errors=True)
+            say(f"cached {name}: computed in {seconds:.1f} s")
+            return artifact
+
+
+@contextlib.contextmanager
+def _permitted(store: Path, name: str) -> Iterator[None]:
+    """Where files of another user in the store refuse this one: a line that says the way out."""
+    try:
+        yield
+    except PermissionError as error:
+        path = Path(str(error.filename))
+        if not path.is_relative_to(store):
+            raise
+        device = store == paths.device_root()
+        raise PermissionError(
+            f"cached {name}: {paths.shown(path)} is closed to this user: ask {_owner(path)} for"
+            f" `chmod -R a+rwX {paths.shown(store)}`, or set"
+            f" {'NANOSD_DEVICE' if device else 'NANOSD_STORE'} to a folder of your own"
+        ) from None
+
+
+def _owner(path: Path) -> str:
+    """Whose it is, or the folder that hides it."""
+    for there in (path, *path.parents):
+        with contextlib.suppress(OSError):
+            number = there.stat().st_uid
+            with contextlib.suppress(KeyError):  # a container has a list of users of its own
+                return there.owner()
+            return f"user {number}"
+    return "its owner"
 
 
 class Later:
@@ -115,7 +146,7 @@ def find(
 ) -> Artifact | None:
     """What `cached` would load, without inputs and context; None where it is not whole."""
     key = text_hash(canonical(_parts(device, name, fn, params, [], {})))
-    with contextlib.suppress(Damaged):
+    with contextlib.suppress(Damaged), _permitted(store, name):
         return artifacts.read(store / f"{name}-{key[:16]}", key)
     return None
 
