@@ -335,7 +335,7 @@ def test_many_at_once_do_not_collide(tmp_path):
     assert texts == [f"{2 * k}\n" for k in range(len(outs))]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1])
 def test_a_signal_saves_the_notebook(tmp_path, number):
     ready = tmp_path / "ready"
     sleep = f"import os, pathlib, time\npathlib.Path({str(ready)!r}).write_text(str(os.getpid()))"

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-import socket
+import signal
+import subprocess
+import sys
+import time
 
 import pandas as pd
-import psutil
 import pytest
 
 from nanosd_lib import paper
 from nanosd_lib.paths import ROOT
-from nanosd_lib.runs import jobs, layout, sweep
+from nanosd_lib.runs import jobs, layout, processes, sweep
 
 
 def job(tmp_path, **description) -> jobs.Job:
@@ -134,12 +137,11 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.setenv("NANOSD_RESULTS", str(tmp_path))
     folder = layout.results_folder("smoke", 0)
     folder.mkdir()
-    me = psutil.Process()
     report = {
         "state": "ok",
         "seconds": 60.0,
         "notebooks": {name: {"state": "ok"} for name in BOOKS},
-        "process": {"host": socket.gethostname(), "pid": me.pid, "began": me.create_time()},
+        "process": processes.me(),
     }
     (folder / "run.json").write_text(json.dumps(report))
     paper.ledger({}).to_csv(folder / "claims.csv", index=False)
@@ -160,10 +162,11 @@ def test_a_whole_study_is_green(folder):
 
 def test_nothing_else_is_green(folder, tmp_path):
     assert change(folder, state="running") == "running"
-    gone = {"host": socket.gethostname(), "pid": 2**22 + 1, "began": 0.0}
+    gone = processes.me() | {"pid": 2**22 + 1}
     assert change(folder, process=gone) == "dead"
-    other = {"host": socket.gethostname(), "pid": os.getpid(), "began": 1.0}  # a recycled pid
+    other = processes.me() | {"ticks": 1}  # a recycled pid
     assert change(folder, process=other) == "dead"
+    assert change(folder, process={}) == "running on None, not checked"
     assert "elsewhere, not checked" in change(folder, process={"host": "elsewhere"})
     assert change(folder, state="failed") == "failed"
     late = {name: {"state": "ok"} for name in BOOKS}
@@ -181,6 +184,25 @@ def test_nothing_else_is_green(folder, tmp_path):
     assert sweep.state(POINT)["state"] == "not started"
 
 
+def test_a_study_runs_while_one_of_its_processes_does(folder):
+    """The last writer may have ended: two wrote this report."""
+    gone, me = processes.me() | {"ticks": 1}, processes.me()
+    books = {"01_a": {"state": "running", "process": me}, "02_b": {"state": "ok"}}
+    assert change(folder, state="running", process=gone, notebooks=books) == "running"
+    books["01_a"]["process"] = gone
+    assert change(folder, notebooks=books) == "dead"
+    assert change(folder, state="partial", notebooks=books) == "partial"
+    assert sweep.state(POINT)["error"] == "01_a: killed: its process is gone"
+
+
+@pytest.mark.parametrize(
+    "text", ["[]", "{}", '{"notebooks": 3}', '{"notebooks": {"a": 3}}', "\xff"]
+)
+def test_a_report_of_another_kind_is_damaged(folder, text):
+    (folder / "run.json").write_bytes(text.encode("latin1"))
+    assert sweep.state(POINT)["state"] == "damaged"
+
+
 def test_every_notebook_must_be_there(folder):
     """One notebook that is ok and an old ledger do not make a study."""
     assert change(folder, notebooks={"00_start_here": {"state": "ok"}}) == "damaged"
@@ -188,9 +210,6 @@ def test_every_notebook_must_be_there(folder):
 
 def test_the_command_itself_runs_its_jobs(tmp_path):
     """`python -m nanosd_lib.cli sweep` names its function so that workers can import it."""
-    import subprocess
-    import sys
-
     code = (
         "import runpy, sys; from nanosd_lib.runs import jobs;"
         "ended = lambda job: print(job.function) or jobs.Ended(job, None, 'x');"
@@ -222,6 +241,67 @@ def test_an_interrupted_study_ends_the_sweep(monkeypatch):
     monkeypatch.setattr(sweep.Study, "execute", lambda *a, **k: 143)
     with pytest.raises(KeyboardInterrupt):
         sweep.study("smoke", 0, {}, os.environ.get("NANOSD_RESULTS", "results"), "")
+
+
+SLOW = """
+import os, sys, time
+from pathlib import Path
+from nanosd_lib.runs import jobs
+from nanosd_lib.runs.interrupts import signals
+
+class Slow:
+    def __init__(self, k):
+        self.k = k
+
+    def __call__(self):
+        with signals():
+            try:
+                Path(f"{self.k}.begun").write_text("")
+                time.sleep(300)
+            except KeyboardInterrupt:
+                Path(f"{self.k}.told").write_text("")
+                raise
+
+if __name__ == "__main__":
+    with signals():
+        list(jobs._pool([Slow(k) for k in range(3)], 2, None))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_reaches_the_jobs_of_a_pool(tmp_path, number):
+    """Sent to the sweep alone: its workers are told, and what waits does not begin."""
+    (tmp_path / "slow.py").write_text(SLOW)
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    sweep = subprocess.Popen(
+        [sys.executable, "slow.py"], cwd=tmp_path, env=env, stderr=subprocess.PIPE, text=True
+    )
+    until = time.time() + 120
+    while len(list(tmp_path.glob("*.begun"))) < 2:
+        assert time.time() < until and sweep.poll() is None
+        time.sleep(0.1)
+    sweep.send_signal(number)
+    assert "Interrupted" in sweep.communicate(timeout=60)[1]
+    seen = {path.name for path in tmp_path.glob("[0-9].*")}
+    assert seen == {"0.begun", "0.told", "1.begun", "1.told"}
+
+
+def test_what_fails_after_a_signal_ends_the_sweep(tmp_path, monkeypatch, capsys):
+    """The signal struck in code that catches everything: no other job begins."""
+    begun = []
+
+    def study(self):
+        begun.append(self.description["seed"])
+        with contextlib.suppress(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGHUP)
+            time.sleep(1)
+        raise OSError("tripped")
+
+    monkeypatch.setenv("NANOSD_RESULTS", str(tmp_path))
+    monkeypatch.setattr(jobs.Job, "__call__", study)
+    code = sweep.main(["--profile", "smoke", "--seeds", "0 1"])
+    assert code == 128 + signal.SIGHUP and begun == [0]
+    assert capsys.readouterr().err.splitlines()[-1] == "interrupted; the same command goes on"
 
 
 def test_the_table_of_a_sweep():

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -15,7 +17,7 @@ import psutil
 import pytest
 
 from nanosd_lib.paths import ROOT
-from nanosd_lib.runs import kernels, runner
+from nanosd_lib.runs import interrupts, kernels, runner
 
 PARAMETERS = "profile = 'mini'\nseed = 0\noverrides = {}"
 LEDGER = """
@@ -120,6 +122,112 @@ def test_the_next_run_is_green_again(books):
     assert run(books)[0] == 0
 
 
+COMMAND = """
+import sys; from pathlib import Path; from nanosd_lib.runs import runner
+from nanosd_lib.runs.interrupts import leave; print(flush=True)
+leave(runner.main(sys.argv[1:], Path({books!r})))
+"""
+
+
+def started(books, *words, **how):
+    """A runner of these notebooks in a process of its own, once its imports are done."""
+    teacher = f"teacher.path={books.parent / 'teacher'}"
+    code = COMMAND.format(books=str(books))
+    command = [sys.executable, "-c", code, *words, "--profile", "smoke", "--set", teacher]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(command, env=env, **pipes | how)
+    process.stdout.readline()
+    return process
+
+
+def until(there, process, seconds=60):
+    """Wait for a file with something in it, while the process lives."""
+    deadline = time.time() + seconds
+    while not (there.exists() and there.read_text()):
+        assert time.time() < deadline and process.poll() is None
+        time.sleep(0.05)
+    return there.read_text()
+
+
+def reported(books):
+    (path,) = (books.parent / "results").glob("smoke*/run.json")
+    return json.loads(path.read_text())
+
+
+def waits(folder, name):
+    """A cell that says where it is, and goes on when it is told."""
+    ready, go = folder / f"{name}.ready", folder / f"{name}.go"
+    cell = f"""
+import os, pathlib, time
+pathlib.Path({str(ready)!r}).write_text(str(os.getpid()))
+while not pathlib.Path({str(go)!r}).exists(): time.sleep(0.05)
+"""
+    return ready, go, cell
+
+
+def test_two_runs_of_one_folder_end_in_one_report(books):
+    """The long one began first and ends last; what the short one did in between stays."""
+    ready, go, cell = waits(books.parent, "a")
+    notebook(books / "01_a.ipynb", cell)
+    notebook(books / "02_b.ipynb", "1")
+    notebook(books / "03_c.ipynb", "1 / 0")
+    long = started(books, "run", "--nb", "1")
+    until(ready, long)
+    assert run(books, "run", "--nb", "2")[0] == 0
+    report = reported(books)
+    states = {name: entry["state"] for name, entry in report["notebooks"].items()}
+    assert states == {"01_a": "running", "02_b": "ok"} and report["state"] == "running"
+    assert run(books, "run", "--nb", "3")[0] == 1 and reported(books)["state"] == "running"
+    notebook(books / "03_c.ipynb", "1")
+    assert run(books, "run", "--nb", "3")[0] == 0
+    go.touch()
+    assert long.wait(60) == 0, long.communicate()
+    report = reported(books)
+    assert {entry["state"] for entry in report["notebooks"].values()} == {"ok"}
+    assert len(report["notebooks"]) == 3 and report["state"] == "ok"
+    assert not any("process" in entry for entry in report["notebooks"].values())
+
+
+def test_a_study_that_was_killed_is_not_running(books):
+    ready, _, cell = waits(books.parent, "a")
+    notebook(books / "01_a.ipynb", cell)
+    notebook(books / "02_b.ipynb", "1")
+    first = started(books, "run", "--nb", "1")
+    kernel = int(until(ready, first))
+    first.kill()
+    first.communicate()
+    os.kill(kernel, signal.SIGKILL)
+    assert reported(books)["state"] == "running"
+    assert run(books, "run", "--nb", "2")[0] == 0
+    report = reported(books)
+    assert report["notebooks"]["01_a"]["state"] == "killed" and report["state"] == "partial"
+    assert report["notebooks"]["01_a"]["error"] == "its process is gone"
+
+
+def test_a_whole_study_forgets_all_but_what_runs_elsewhere(books):
+    ready, go, cell = waits(books.parent, "b")
+    notebook(books / "01_a.ipynb", "1")
+    notebook(books / "02_b.ipynb", cell)
+    assert run(books, "run", "--nb", "1")[0] == 0
+    (books / "01_a.ipynb").unlink()
+    notebook(books / "03_c.ipynb", "1 / 0")
+    other = started(books, "run", "--nb", "2")
+    until(ready, other)
+    assert run(books, "run", "--nb", "3")[0] == 1
+    notebook(books / "01_x.ipynb", "1 / 0")
+    assert run(books)[0] == 1
+    books_of = reported(books)["notebooks"]
+    assert {name: entry["state"] for name, entry in books_of.items()} == {
+        "01_x": "code error",
+        "02_b": "running",
+        "03_c": "not run",
+    }
+    go.touch()
+    assert other.wait(60) == 0, other.communicate()
+    assert reported(books)["notebooks"]["02_b"]["state"] == "ok"
+
+
 def test_a_study_without_a_ledger_is_not_green(books, capfd):
     notebook(books / "02_b.ipynb")
     code, report = run(books)
@@ -169,35 +277,84 @@ def test_unknown_parameters_are_refused_before_a_kernel_starts(books, tmp_path, 
     assert not (tmp_path / "out.ipynb").exists()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_stops_kernel_and_study(books, number):
-    ready = books.parent / "ready"
-    sleep = f"import os, pathlib, time\npathlib.Path({str(ready)!r}).write_text(str(os.getpid()))"
-    notebook(books / "02_b.ipynb", sleep + "\ntime.sleep(300)")
-    imports = "import sys; from pathlib import Path; from nanosd_lib.runs import runner"
-    code = f"{imports}; sys.exit(runner.main(sys.argv[1:], Path({str(books)!r})))"
-    teacher = f"teacher.path={books.parent / 'teacher'}"
-    command = [sys.executable, "-c", code, "reproduce", "--profile", "smoke", "--set", teacher]
-    process = subprocess.Popen(
-        command, env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE, text=True
-    )
-    deadline = time.time() + 120
-    while not (ready.exists() and ready.read_text()):
-        assert time.time() < deadline and process.poll() is None
-        time.sleep(0.05)
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGXCPU"])
+def test_a_signal_stops_kernel_and_study(books, name):
+    ready, _, cell = waits(books.parent, "b")
+    notebook(books / "02_b.ipynb", cell)
+    process = started(books, "reproduce")
+    kernel = int(until(ready, process))
+    number = getattr(signal, name)
     process.send_signal(number)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 128 + number
     assert "interrupted; go on with: make reproduce PROFILE=smoke" in err
-    assert not psutil.pid_exists(int(ready.read_text()))
-    report = json.loads(next((books.parent / "results").glob("smoke*/run.json")).read_text())
+    assert not psutil.pid_exists(kernel)
+    report = reported(books)
+    assert report["state"] == report["notebooks"]["02_b"]["state"] == "interrupted"
+    assert "process" not in report["notebooks"]["02_b"]
+    (page,) = (books.parent / "results").glob("smoke*/notebooks/02_b.ipynb")
+    assert nbformat.read(page, as_version=4).metadata.nanosd.state == "interrupted"
+
+
+def test_a_terminal_that_is_closed_interrupts_the_study(books):
+    """Nothing can be written to it any more, and the report is written all the same."""
+    ready, _, cell = waits(books.parent, "b")
+    notebook(books / "02_b.ipynb", cell)
+    ours, its = pty.openpty()
+    process = started(books, "run", "--nb", "2", stderr=its, stdin=its)
+    os.close(its)
+    until(ready, process)
+    os.close(ours)
+    process.send_signal(signal.SIGHUP)  # as the shell does for its jobs
+    process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGHUP
+    report = reported(books)
     assert report["state"] == report["notebooks"]["02_b"]["state"] == "interrupted"
 
 
-MANY = (
-    "import sys; from pathlib import Path; from nanosd_lib.runs import runner;"
-    " from nanosd_lib.runs.interrupts import leave; print(flush=True);"
+@pytest.mark.parametrize(
+    "ignored, sent, ends",
+    [
+        ("SIGHUP", "SIGHUP", False),  # nohup
+        ("SIGUSR1", "SIGUSR1", False),
+        ("SIGHUP", "SIGTERM", True),
+        ("SIGINT", "SIGINT", True),  # a job in a shell's background
+    ],
 )
+def test_a_signal_that_is_ignored_stays_so(ignored, sent, ends):
+    before = signal.signal(getattr(signal, ignored), signal.SIG_IGN)
+    try:
+        with contextlib.ExitStack() as stack:
+            if ends:
+                stack.enter_context(pytest.raises(interrupts.Interrupted))
+            with interrupts.signals():
+                os.kill(os.getpid(), getattr(signal, sent))
+                time.sleep(0.01)
+        assert signal.getsignal(getattr(signal, ignored)) == signal.SIG_IGN
+    finally:
+        signal.signal(getattr(signal, ignored), before)
+
+
+def test_what_others_do_with_a_signal_stays_theirs():
+    """As in a job of submitit's, which asks for it to be queued again and leaves."""
+    seen = []
+    before = signal.signal(signal.SIGUSR1, lambda number, frame: seen.append(number))
+    try:
+        with interrupts.signals():
+            os.kill(os.getpid(), signal.SIGUSR1)
+            time.sleep(0.01)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert seen == [signal.SIGUSR1] and interrupts.came() is None
+
+
+def test_a_study_that_is_left_was_interrupted(books, monkeypatch):
+    notebook(books / "02_b.ipynb", "1")
+    monkeypatch.setattr(kernels, "execute", lambda *rest: sys.exit(-1))
+    with pytest.raises(SystemExit):
+        run(books)
+    report = reported(books)
+    assert report["state"] == report["notebooks"]["02_b"]["state"] == "interrupted"
 
 
 @pytest.mark.parametrize("seconds", [0.0, 0.3, 1.5, 2.0, 2.5, 3.5])
@@ -205,12 +362,7 @@ def test_a_signal_that_comes_twice_at_any_moment_is_one_line(books, seconds):
     """While the study begins, a kernel starts, cells follow each other, and during the tidying."""
     notebook(books / "02_b.ipynb", *["import time; time.sleep(0.05)"] * 20)
     notebook(books / "03_c.ipynb", "import time; time.sleep(300)")
-    code = f"{MANY} leave(runner.main(sys.argv[1:], Path({str(books)!r})))"
-    teacher = f"teacher.path={books.parent / 'teacher'}"
-    command = [sys.executable, "-c", code, "reproduce", "--profile", "smoke", "--set", teacher]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, **pipes)
-    process.stdout.readline()
+    process = started(books, "reproduce")
     time.sleep(0.2 + seconds)
     for _ in range(2):
         process.send_signal(signal.SIGTERM)

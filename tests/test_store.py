@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -22,7 +23,7 @@ from PIL import Image
 
 import nanosd_lib
 from nanosd_lib import paths
-from nanosd_lib.runs import artifacts, cache, layout, notebook, provenance
+from nanosd_lib.runs import artifacts, cache, jobs, layout, notebook, provenance, sweep
 
 TOY = """
 import time
@@ -265,6 +266,81 @@ def test_leftovers_of_dead_processes_are_swept(run, teacher):
     assert not gone.exists() and mine.exists()
 
 
+WRITER = """
+import sys, time
+from pathlib import Path
+from nanosd_lib.runs import artifacts
+real = artifacts._sync
+def slow(path):
+    print(path.parent, flush=True)
+    sys.stdin.readline()
+    real(path)
+artifacts._sync = slow
+artifacts.write(Path(sys.argv[1]) / "a", "k", {"x": 1}, {})
+"""
+
+
+@pytest.fixture
+def writer(tmp_path):
+    """A process that stands still in the middle of writing an artifact, and its folder."""
+    env = {**os.environ, "PYTHONPATH": str(paths.ROOT)}
+    command = [sys.executable, "-c", WRITER, str(tmp_path)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(command, env=env, **pipes)
+    yield process, paths.Path(process.stdout.readline().strip())
+    process.kill()
+    process.communicate()
+
+
+def test_a_writer_of_another_container_is_left_alone(writer, tmp_path, monkeypatch):
+    """Its pid does not exist here."""
+    process, folder = writer
+    monkeypatch.setattr(artifacts.psutil, "pid_exists", lambda pid: False)
+    artifacts.sweep(tmp_path)
+    assert folder.exists()
+    process.communicate("\n\n\n", timeout=60)
+    assert process.returncode == 0 and artifacts.read(tmp_path / "a", "k")["x"] == 1
+
+
+def test_a_killed_writer_of_another_container_is_swept(writer, tmp_path, monkeypatch):
+    process, folder = writer
+    monkeypatch.setattr(artifacts.psutil, "pid_exists", lambda pid: False)
+    process.kill()
+    process.wait()
+    artifacts.sweep(tmp_path)
+    assert not folder.exists()
+
+
+def test_where_nothing_can_be_locked_age_decides(writer, tmp_path, monkeypatch):
+    def refused(*args):
+        raise OSError(37, "No locks available")
+
+    _, folder = writer
+    monkeypatch.setattr(artifacts.psutil, "pid_exists", lambda pid: False)
+    monkeypatch.setattr("fcntl.flock", refused)
+    artifacts.sweep(tmp_path)
+    assert folder.exists()
+    os.utime(folder, (0, time.time() - 2 * artifacts.DAY))
+    artifacts.sweep(tmp_path)
+    assert not folder.exists()
+
+
+def test_a_folder_that_is_swept_before_it_is_locked_is_made_again(tmp_path, monkeypatch):
+    """By a process of another container, in the moment between the two."""
+    monkeypatch.setattr(artifacts.psutil, "pid_exists", lambda pid: False)
+    real, seen = artifacts._claimed, []
+
+    def claimed(path):
+        seen.append(path)
+        if len(seen) == 1:
+            artifacts.sweep(tmp_path)
+        return real(path)
+
+    monkeypatch.setattr(artifacts, "_claimed", claimed)
+    assert artifacts.write(tmp_path / "a", "k", {"x": 1}, {})["x"] == 1 and len(seen) == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
 def test_opening_a_run_checks_everything(toy, teacher):
     for seed in (-1, 2**31, True, "0", 1.0, None):
         with pytest.raises(ValueError, match="an integer from 0 to 2147483647"):
@@ -375,6 +451,108 @@ def test_a_file_system_without_locks_is_no_obstacle(run, toy, monkeypatch):
 
     monkeypatch.setattr("fcntl.flock", refused)
     assert run.cached("toy", toy.everything, {"n": 3})["fact"]["n"] == 3
+
+
+@pytest.fixture
+def as_other(tmp_path):
+    """A context in which this process is another user, who may look into `tmp_path`."""
+    if os.getuid() != 0:
+        pytest.skip("only root can be another user")
+
+    @contextlib.contextmanager
+    def other():
+        os.seteuid(65534)
+        try:
+            if not os.access(provenance.__file__, os.R_OK, effective_ids=True):
+                pytest.skip("another user may not read this clone")
+            yield
+        finally:
+            os.seteuid(0)
+
+    for folder in (tmp_path, *tmp_path.parents):
+        if folder.name.startswith("pytest-") or folder == tmp_path:
+            folder.chmod(0o755)
+    return other
+
+
+def echo(store):
+    return cache.cached(store, torch.device("cpu"), "echo", sweep.echo, {"value": 1}, [], {})
+
+
+@pytest.mark.parametrize("mode", [0o755, 0o1777])
+def test_a_damaged_artifact_of_another_user_is_one_line(as_other, tmp_path, capsys, mode):
+    store = tmp_path / "store"
+    first = echo(store)
+    truncate(first.path / "value.json")
+    store.chmod(mode)
+    with as_other(), pytest.raises(PermissionError) as error:
+        echo(store)
+    assert "is damaged (value.json does not match" in capsys.readouterr().out
+    assert str(error.value) == (
+        f"cached echo: {first.path} is closed to this user: ask root for `chmod -R a+rwX {store}`,"
+        " or set NANOSD_STORE to a folder of your own"
+    )
+
+
+def test_in_a_common_store_it_is_set_aside(as_other, tmp_path, monkeypatch):
+    """Its owner's next run sweeps what is left of it."""
+    store = tmp_path / "store"
+    truncate(echo(store).path / "value.json")
+    store.chmod(0o777)
+    with as_other():
+        assert echo(store)["value"] == 1 and echo(store)["value"] == 1
+    (aside,) = store.glob(".tmp-*")
+    monkeypatch.setattr(artifacts.psutil, "pid_exists", lambda pid: False)
+    artifacts.sweep(store)
+    assert not aside.exists()
+
+
+@pytest.mark.parametrize(
+    "closed, mode", [(".", 0o700), ("manifest.json", 0o600), ("value.json", 0)]
+)
+def test_an_artifact_that_may_not_be_read_is_one_line(as_other, tmp_path, closed, mode):
+    first = echo(tmp_path / "store")
+    (first.path / closed).chmod(mode)
+    job = jobs.Job("nanosd_lib.runs.sweep:echo", {"value": 1}, str(tmp_path / "store"))
+    for call in (lambda: echo(tmp_path / "store"), job.finished):
+        with as_other(), pytest.raises(PermissionError) as error:
+            call()
+        assert str(error.value).startswith(f"cached echo: {first.path}/")
+        assert "closed to this user: ask root for `chmod" in str(error.value)
+
+
+def test_a_store_that_may_not_be_written_is_one_line(as_other, tmp_path):
+    (tmp_path / "store").mkdir()
+    echo(tmp_path / "elsewhere")  # all is imported
+    with as_other(), pytest.raises(PermissionError) as error:
+        echo(tmp_path / "store")
+    assert "store/.locks is closed to this user: ask root for `chmod" in str(error.value)
+
+
+def test_the_owner_is_named_even_without_a_name(run, toy, monkeypatch):
+    def refused(*args):
+        raise PermissionError(13, "Permission denied", str(first.path / "value.json"))
+
+    def nameless(self):
+        raise KeyError("getpwuid(): uid not found")
+
+    first = run.cached("toy", toy.everything, {"n": 1})
+    monkeypatch.setattr(artifacts, "read", refused)
+    monkeypatch.setattr(paths.Path, "owner", nameless)
+    with pytest.raises(PermissionError, match=f"ask user {os.getuid()} for .*NANOSD_STORE to"):
+        run.cached("toy", toy.everything, {"n": 1})
+    monkeypatch.setenv("NANOSD_DEVICE", str(run.store))
+    with pytest.raises(PermissionError, match="NANOSD_DEVICE to a folder of your own"):
+        run.cached("toy", toy.everything, {"n": 1})
+
+
+def test_what_a_computation_itself_may_not_read_is_its_own_affair(run, toy, monkeypatch):
+    def refused(*args, **kwargs):
+        raise PermissionError(13, "Permission denied", "/elsewhere/data")
+
+    monkeypatch.setattr(cache, "_call", refused)
+    with pytest.raises(PermissionError, match="Permission denied: '/elsewhere/data'"):
+        run.cached("toy", toy.everything, {"n": 1})
 
 
 def test_what_is_made_later_is_made_to_compute_and_not_to_load(toy):

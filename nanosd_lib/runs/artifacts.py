@@ -5,23 +5,28 @@ Tables are Parquet, tensors safetensors, pictures PNG, everything else JSON. Not
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 import socket
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from uuid import uuid4
 
 import pandas as pd
 import psutil
+from filelock import lock_descriptor
 from PIL import Image
 
 from nanosd_lib.paths import check_name
 from nanosd_lib.runs.provenance import canonical, file_hash, text_hash
 
 MANIFEST = "manifest.json"
+DAY = 86_400.0  # seconds
 
 
 class Damaged(Exception):
@@ -57,15 +62,13 @@ class Artifact:
 
 
 def write(folder: Path, key: str, values: dict[str, Any], facts: dict[str, Any]) -> Artifact:
-    """Make `folder` appear, whole: temporary name, fsync of each file, manifest last, rename.
+    """Make `folder` appear, whole: temporary name, fsync of each file, the manifest last, rename.
 
     Where another process was faster, its artifact stays and is returned. TypeError names a value
     that no format takes.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = folder.parent / f".tmp-{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:8]}"
-    temporary.mkdir()
-    try:
+    with _temporary(folder.parent) as (temporary, handle):
         names = [_write(temporary, name, value) for name, value in values.items()]
         files = {
             name: {
@@ -78,8 +81,9 @@ def write(folder: Path, key: str, values: dict[str, Any], facts: dict[str, Any])
             _sync(temporary / name)
         body = {"key": key, "files": files, **facts}
         manifest = {**body, "digest": text_hash(canonical(body))}
-        (temporary / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
-        _sync(temporary / MANIFEST)
+        handle.write((json.dumps(manifest, indent=1) + "\n").encode())
+        handle.flush()
+        os.fsync(handle.fileno())
         _sync(temporary)
         try:
             os.rename(temporary, folder)
@@ -89,8 +93,55 @@ def write(folder: Path, key: str, values: dict[str, Any], facts: dict[str, Any])
             return read(folder, key)  # somebody finished the same first
         _sync(folder.parent)
         return Artifact(folder, manifest)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def remove(folder: Path) -> None:
+    """Take an artifact away, at once for whoever looks; what another user owns of it is left to
+    them under a name that `sweep` knows.
+    """
+    aside = _unused(folder.parent)
+    os.rename(folder, aside)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _unused(store: Path) -> Path:
+    return store / f".tmp-{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:8]}"
+
+
+@contextlib.contextmanager
+def _temporary(store: Path) -> Iterator[tuple[Path, BinaryIO]]:
+    """A new folder and its manifest, empty and locked: what `sweep` leaves alone in any container.
+    Nothing of that name is left afterwards.
+    """
+    while True:
+        folder = _unused(store)
+        folder.mkdir()
+        try:
+            handle = _claimed(folder / MANIFEST)
+            if handle is not None:  # else it was swept before it could be locked
+                with handle:
+                    yield folder, handle
+                return
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _claimed(path: Path) -> BinaryIO | None:
+    """The file, made and locked; None where another process was faster to lock or remove it."""
+    with contextlib.suppress(FileNotFoundError):
+        handle = path.open("ab")
+        if _lock(handle) is not False and os.path.samestat(os.fstat(handle.fileno()), path.stat()):
+            return handle
+        handle.close()
+    return None
+
+
+def _lock(handle: BinaryIO) -> bool | None:
+    """Whether it is this process's now, until it is closed; None on a file system without locks."""
+    try:
+        return lock_descriptor(handle.fileno(), blocking=False)
+    except OSError:
+        return None
 
 
 def read(folder: Path, key: str) -> Artifact:
@@ -116,11 +167,19 @@ def read(folder: Path, key: str) -> Artifact:
 
 
 def sweep(store: Path) -> None:
-    """Remove the temporary folders that killed processes of this machine left behind."""
+    """Remove the temporary folders that killed processes of this machine left behind.
+
+    A pid that does not exist may be another container's: what is locked is being written. Where
+    nothing can be locked, what is a day old is not.
+    """
     for folder in store.glob(f".tmp-{socket.gethostname()}-*"):
         pid = folder.name.rsplit("-", 2)[1]
-        if pid.isdigit() and not psutil.pid_exists(int(pid)):
-            shutil.rmtree(folder, ignore_errors=True)
+        if not pid.isdigit() or psutil.pid_exists(int(pid)):
+            continue
+        with contextlib.suppress(OSError), (folder / MANIFEST).open("ab") as handle:
+            free = _lock(handle)
+            if free or (free is None and time.time() - folder.stat().st_mtime > DAY):
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _write(folder: Path, name: str, value: Any) -> str:

@@ -19,12 +19,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from filelock import FileLock, Timeout
 from pydantic import BaseModel
 
 from nanosd_lib import paths
 from nanosd_lib.paths import PACKAGE
-from nanosd_lib.runs import artifacts
+from nanosd_lib.runs import artifacts, processes
 from nanosd_lib.runs.artifacts import Artifact, Damaged
 from nanosd_lib.runs.provenance import canonical, lock_hash, source_closure, text_hash
 
@@ -58,24 +57,56 @@ def cached(
     key = text_hash(canonical(parts))
     folder = store / f"{name}-{key[:16]}"
     say = _nothing if quiet else print
-    with contextlib.suppress(Damaged):
-        return _load(name, folder, key, say)
-    with _locked(store / ".locks" / folder.name, name):
-        try:
+    waiting = f"cached {name}: another process is computing it; waiting"
+    with _permitted(store, name):
+        with contextlib.suppress(Damaged):
             return _load(name, folder, key, say)
-        except Damaged as error:
-            if folder.exists():
-                print(f"cached {name}: {folder.name} is damaged ({error}); it is computed again")
-                shutil.rmtree(folder)
-        scratch = store / ".scratch" / folder.name
-        start = time.perf_counter()
-        values = _call(name, fn, params, context, device, scratch)
-        seconds = time.perf_counter() - start
-        facts = {"parts": parts, "seconds": round(seconds, 3), "page": page}
-        artifact = artifacts.write(folder, key, values, facts)
-        shutil.rmtree(scratch, ignore_errors=True)
-        say(f"cached {name}: computed in {seconds:.1f} s")
-        return artifact
+        with processes.locked(store / ".locks" / folder.name, waiting):
+            try:
+                return _load(name, folder, key, say)
+            except Damaged as error:
+                if folder.exists():
+                    print(
+                        f"cached {name}: {folder.name} is damaged ({error}); it is computed again"
+                    )
+                    artifacts.remove(folder)
+            scratch = store / ".scratch" / folder.name
+            start = time.perf_counter()
+            values = _call(name, fn, params, context, device, scratch)
+            seconds = time.perf_counter() - start
+            facts = {"parts": parts, "seconds": round(seconds, 3), "page": page}
+            artifact = artifacts.write(folder, key, values, facts)
+            shutil.rmtree(scratch, ignore_errors=True)
+            say(f"cached {name}: computed in {seconds:.1f} s")
+            return artifact
+
+
+@contextlib.contextmanager
+def _permitted(store: Path, name: str) -> Iterator[None]:
+    """Where files of another user in the store refuse this one: a line that says the way out."""
+    try:
+        yield
+    except PermissionError as error:
+        path = Path(str(error.filename))
+        if not path.is_relative_to(store):
+            raise
+        device = store == paths.device_root()
+        raise PermissionError(
+            f"cached {name}: {paths.shown(path)} is closed to this user: ask {_owner(path)} for"
+            f" `chmod -R a+rwX {paths.shown(store)}`, or set"
+            f" {'NANOSD_DEVICE' if device else 'NANOSD_STORE'} to a folder of your own"
+        ) from None
+
+
+def _owner(path: Path) -> str:
+    """Whose it is, or the folder that hides it."""
+    for there in (path, *path.parents):
+        with contextlib.suppress(OSError):
+            number = there.stat().st_uid
+            with contextlib.suppress(KeyError):  # a container has a list of users of its own
+                return there.owner()
+            return f"user {number}"
+    return "its owner"
 
 
 class Later:
@@ -123,7 +154,7 @@ def find(
 ) -> Artifact | None:
     """What `cached` would load, without inputs and context; None where it is not whole."""
     key = text_hash(canonical(_parts(device, name, fn, params, [], {})))
-    with contextlib.suppress(Damaged):
+    with contextlib.suppress(Damaged), _permitted(store, name):
         return artifacts.read(store / f"{name}-{key[:16]}", key)
     return None
 
@@ -229,20 +260,3 @@ def _seeded(text: str, device: torch.device) -> Iterator[None]:
         finally:
             random.setstate(states[0])
             np.random.set_state(states[1])
-
-
-@contextlib.contextmanager
-def _locked(path: Path, name: str) -> Iterator[None]:
-    """One process at a time computes; the lock of a killed process is free again."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path, fallback_to_soft=False)
-    with contextlib.suppress(OSError):  # a file system without locks: two may compute it at once
-        try:
-            lock.acquire(blocking=False)
-        except Timeout:
-            print(f"cached {name}: another process is computing it; waiting")
-            lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()

@@ -7,6 +7,7 @@ computations stopped.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import multiprocessing
@@ -25,6 +26,7 @@ from tqdm.auto import tqdm
 from nanosd_lib import paths
 from nanosd_lib.runs import cache
 from nanosd_lib.runs.artifacts import Artifact
+from nanosd_lib.runs.interrupts import Interrupted, came, held
 
 if TYPE_CHECKING:
     import torch
@@ -107,6 +109,8 @@ def _ended(job: Job, call: Callable[[], str]) -> Ended:
     try:
         return Ended(job, Path(call()), "")
     except Exception as error:
+        if (number := came()) is not None:  # whatever fails after a signal failed of it
+            raise Interrupted(number) from None
         lines = str(error).strip().splitlines() or [""]
         return Ended(job, None, f"{type(error).__name__}: {lines[-1]}")
 
@@ -123,7 +127,8 @@ def _pool(jobs: Sequence[Job], workers: int, logs: Path | None) -> Iterator[tupl
     context = multiprocessing.get_context("spawn")
     left = dict(enumerate(jobs))
     while left:
-        with ProcessPoolExecutor(workers, mp_context=context, max_tasks_per_child=1) as pool:
+        one = {"mp_context": context, "max_tasks_per_child": 1}
+        with ProcessPoolExecutor(workers, **one) as pool, _told(pool):
             futures = {pool.submit(_shared, job, i, workers): i for i, job in left.items()}
             for future in as_completed(futures):
                 outcome = _ended(left[futures[future]], future.result)
@@ -133,6 +138,20 @@ def _pool(jobs: Sequence[Job], workers: int, logs: Path | None) -> Iterator[tupl
         if left:  # a worker died and broke the pool: who it was shows when each runs alone
             index = min(left)
             yield index, _alone(left.pop(index), context)
+
+
+@contextlib.contextmanager
+def _told(pool: ProcessPoolExecutor) -> Iterator[None]:
+    """Whoever leaves early, as after a signal, ends the workers: the pool would wait for them."""
+    others = set(multiprocessing.active_children())
+    try:
+        yield
+    except BaseException:
+        with held():
+            pool.shutdown(wait=False, cancel_futures=True)
+            for worker in set(multiprocessing.active_children()) - others:
+                worker.terminate()
+        raise
 
 
 def _shared(job: Job, index: int, workers: int) -> str:
@@ -148,7 +167,7 @@ def _shared(job: Job, index: int, workers: int) -> str:
 
 
 def _alone(job: Job, context: Any) -> Ended:
-    with ProcessPoolExecutor(1, mp_context=context) as pool:
+    with ProcessPoolExecutor(1, mp_context=context) as pool, _told(pool):
         return _ended(job, pool.submit(job).result)
 
 

@@ -1,28 +1,31 @@
 """A study: the notebooks executed one by one, and run.json, which says how far they came.
 
 A notebook counts as done when the engine says `ok`; the first that is not stops the study.
-run.json is true at every moment: a study that was killed says `running`.
+run.json is true at every moment, and several studies may write it: each changes what is its own. A
+study that was killed says `running`, with its process, and `read` knows better.
 """
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import os
-import socket
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
-import psutil
 from tqdm.auto import tqdm
 
 from nanosd_lib import paths
 from nanosd_lib.paths import ROOT
-from nanosd_lib.runs import forking, kernels, layout, registry, stale
-from nanosd_lib.runs.interrupts import Interrupted, came, cause, held, signals
+from nanosd_lib.runs import forking, kernels, layout, processes, registry, stale
+from nanosd_lib.runs.interrupts import Interrupted, came, cause, held, say, signals
 from nanosd_lib.runs.provenance import git_state, lock_hash, machine
+
+REPORT = "run.json"
+PATIENCE = 10.0  # seconds for the report's lock: whoever has it is writing one small file
 
 
 class Study:
@@ -49,10 +52,12 @@ class Study:
                 code = self._execute(notebooks, whole)
             except BaseException as problem:
                 number = cause(problem)
-                if number is None:
+                if number is None and isinstance(problem, Exception):
+                    raise
+                self._interrupted()
+                if number is None:  # whoever handles the signals has ended the process otherwise
                     raise
                 code = 128 + number
-                self._interrupted()
         return code
 
     def _execute(self, notebooks: list[Path], whole: bool) -> int:
@@ -62,9 +67,7 @@ class Study:
             code = self._run_all(notebooks)
         if code == 0 and whole:
             code = self._ledger(before)
-        states = {entry["state"] for entry in self.report["notebooks"].values()}
-        ended = "ok" if states == {"ok"} else "partial"
-        self.report["state"] = ended if code == 0 else "failed"
+        self.report["state"] = "ok" if code == 0 else "failed"
         self._write()
         if code == 0:
             minutes = self.report["seconds"] / 60
@@ -73,13 +76,15 @@ class Study:
 
     def _interrupted(self) -> None:
         """The report after a signal, wherever it struck."""
-        for entry in self.report.get("notebooks", {}).values():
-            if entry["state"] == "running":
-                entry["state"] = "interrupted"
         if self.report:
+            books, process = self.report["notebooks"], self.report["process"]
+            mine = [name for name, entry in books.items() if entry.get("process") == process]
+            for name in mine:
+                books[name]["state"] = "interrupted"
+                del books[name]["process"]
             self.report["state"] = "interrupted"
-            self._write()
-        print(f"interrupted; go on with: {self.resume}", file=sys.stderr)
+            self._write(*mine)
+        say(f"interrupted; go on with: {self.resume}")
 
     def _run_all(self, notebooks: list[Path]) -> int:
         bar = tqdm(notebooks, desc="notebooks", unit="notebook", disable=None)
@@ -88,8 +93,9 @@ class Study:
             tqdm.write(f"{label}: started")
             made_of = stale.ingredients(path, self.profile)
             entry: dict[str, Any] = {"state": "running", "made_of": made_of}
+            entry["process"] = self.report["process"]  # while it runs
             self.report["notebooks"][path.stem] = entry
-            self._write()
+            self._write(path.stem)
             out = self.folder / "notebooks" / path.name
             start = time.perf_counter()
             outcome = kernels.Outcome("interrupted", "", 0.0)
@@ -105,7 +111,8 @@ class Study:
                 entry["computed_seconds"] = round(seconds + self._saved(path.stem), 1)
                 entry.update(self.report["git"], error=outcome.error, finished=_now())
                 entry["machine"] = f"{self.report['machine']['cpu']}, {os.cpu_count()} cores"
-                self._write()
+                del entry["process"]
+                self._write(path.stem)
             if (signalled := came()) is not None:
                 bar.close()
                 raise Interrupted(signalled)
@@ -152,8 +159,8 @@ class Study:
     def _begin(self, notebooks: list[Path], whole: bool) -> None:
         for name in layout.SUBFOLDERS:
             (self.folder / name).mkdir(parents=True, exist_ok=True)
-        kept = {} if whole else _notebooks_of(self.folder / "run.json")
         fresh = {path.stem: {"state": "not run"} for path in notebooks}
+        self._only = set(fresh) if whole else None
         self._start = time.perf_counter()
         with held():  # a signal that is raised into torch's import ends the process from inside C++
             facts = machine()
@@ -163,22 +170,60 @@ class Study:
             **self.parameters,
             "started": _now(),
             "seconds": 0.0,
-            "process": {
-                "host": socket.gethostname(),
-                "pid": os.getpid(),
-                "began": psutil.Process().create_time(),
-            },
+            "process": processes.me(),
             "git": git_state(),
             "lock": lock_hash(),
             "machine": facts,
-            "notebooks": dict(sorted({**kept, **fresh}.items())),
+            "notebooks": fresh,
         }
-        self._write()
+        elsewhere = {name for name, entry in _books(self.folder).items() if _runs(entry)}
+        self._write(*fresh.keys() - elsewhere)
 
-    def _write(self) -> None:
-        self.report["seconds"] = round(time.perf_counter() - self._start, 1)
-        text = json.dumps(self.report, indent=1) + "\n"
-        paths.write_atomic(self.folder / "run.json", text.encode())
+    def _write(self, *names: str) -> None:
+        """Bring into run.json how this study stands, and its entries of these notebooks; all others
+        stay as they are there.
+        """
+        mine = {name: self.report["notebooks"][name] for name in names}
+        process = self.report["process"]
+        with processes.locked(self.folder / f".{REPORT}.lock", patience=PATIENCE):
+            there = {k: e for k, e in _books(self.folder).items() if e.get("process") != process}
+            books = self.report["notebooks"] | there | mine
+            books = {k: books[k] for k in sorted(books) if self._only is None or k in self._only}
+            if self.report["state"] == "ok" and {e["state"] for e in books.values()} != {"ok"}:
+                self.report["state"] = "partial"
+            seconds = round(time.perf_counter() - self._start, 1)
+            self.report |= {"seconds": seconds, "notebooks": books}
+            others = {"state": "running"} if any(map(_runs, books.values())) else {}
+            text = json.dumps(self.report | others, indent=1) + "\n"
+            paths.write_atomic(self.folder / REPORT, text.encode())
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """The report of a results folder, where no notebook is `running` whose process is gone.
+
+    FileNotFoundError where there is none, ValueError where it is not whole.
+    """
+    report = json.loads((folder / REPORT).read_text())
+    try:
+        for entry in report["notebooks"].values():
+            by = entry.get("process", report.get("process", {}))
+            if _runs(entry) and processes.lives(by) is False:
+                entry.pop("process", None)
+                entry |= {"state": "killed", "error": "its process is gone"}
+    except (AttributeError, KeyError, TypeError):
+        raise ValueError(f"{paths.shown(folder / REPORT)} is not a report") from None
+    return report
+
+
+def _runs(entry: dict[str, Any]) -> bool:
+    return entry["state"] == "running"
+
+
+def _books(folder: Path) -> dict[str, Any]:
+    """The entries of the report; none where it cannot be read."""
+    with contextlib.suppress(OSError, ValueError):
+        return read(folder)["notebooks"]
+    return {}
 
 
 def _now() -> str:
@@ -187,10 +232,3 @@ def _now() -> str:
 
 def _stamp(path: Path) -> int | None:
     return path.stat().st_mtime_ns if path.exists() else None
-
-
-def _notebooks_of(path: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads(path.read_text())["notebooks"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}

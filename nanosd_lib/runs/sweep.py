@@ -14,20 +14,18 @@ import itertools
 import json
 import os
 import signal
-import socket
 import sys
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import psutil
 
 from nanosd_lib import paper, paths
 from nanosd_lib.paths import PACKAGE, ROOT
-from nanosd_lib.runs import jobs, layout, profiles, runner
-from nanosd_lib.runs.interrupts import Interrupted, cause, signals
+from nanosd_lib.runs import jobs, layout, processes, profiles, runner
+from nanosd_lib.runs.interrupts import Interrupted, came, cause, say, signals
 from nanosd_lib.runs.provenance import canonical, file_hash, text_hash
-from nanosd_lib.runs.study import Study
+from nanosd_lib.runs.study import Study, read
 
 COLOURS = {"ok": "#d7f0d9", "running": "#fbf3c8", "not started": "#eeeeee"}
 BAD = "#f8d3cf"
@@ -112,12 +110,12 @@ def state(point: dict[str, Any]) -> dict[str, Any]:
         "error": "",
     }
     try:
-        report = json.loads((folder / "run.json").read_text())
-        books = report["notebooks"]
+        report = read(folder)
     except FileNotFoundError:
         return row
-    except (ValueError, KeyError, OSError):
+    except (ValueError, OSError):
         return row | {"state": "damaged", "error": "run.json cannot be read"}
+    books = report["notebooks"]
     fine = sum(entry.get("state") == "ok" for entry in books.values())
     row |= {"notebooks": f"{fine}/{len(books)}", "minutes": round(report["seconds"] / 60, 1)}
     errors = [f"{k}: {v['state']}: {v['error']}" for k, v in books.items() if v.get("error")]
@@ -130,15 +128,16 @@ def state(point: dict[str, Any]) -> dict[str, Any]:
 
 
 def _alive(report: dict[str, Any]) -> dict[str, str]:
-    process = report.get("process", {})
-    if process.get("host") != socket.gethostname():
+    """{} where a process of this report lives: its last writer's, or that of a running notebook."""
+    entries = report["notebooks"].values()
+    last = report.get("process", {})
+    found = [last, *(entry["process"] for entry in entries if "process" in entry)]
+    alive = [processes.lives(process) for process in found]
+    if True in alive:
+        return {}
+    if None in alive:
+        process = found[alive.index(None)]
         return {"state": f"running on {process.get('host')}, not checked"}
-    try:
-        began = psutil.Process(process["pid"]).create_time()
-        if abs(began - process["began"]) < 1:
-            return {}
-    except (psutil.Error, KeyError):
-        pass
     return {"state": "dead", "error": "its process is gone: run the sweep again to go on"}
 
 
@@ -246,7 +245,7 @@ def main(argv: list[str] | None = None) -> int:
             plain = signal.SIGINT if isinstance(problem, KeyboardInterrupt) else None
             if (number := cause(problem) or plain) is None:
                 raise
-            print("interrupted; the same command goes on", file=sys.stderr)
+            say("interrupted; the same command goes on")
             return 128 + number
 
 
@@ -264,6 +263,8 @@ def _main(options: argparse.Namespace) -> int:
         ended = jobs.run(jobs_of(points), how, options.workers, cluster=cluster)
         status = write(points, ended)
     except (ValueError, OSError, RuntimeError) as error:
+        if came() is not None:  # it failed of the signal
+            raise
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
