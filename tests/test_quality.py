@@ -25,13 +25,24 @@ def draw(n: int, d: int, seed: int) -> Tensor:
     return torch.randn(n, d, generator=g, dtype=torch.float64) @ mix / d**0.5
 
 
-def frechet_by_svd(a: Tensor, b: Tensor) -> float:
-    """No matrix root: tr (C_a C_b)^(1/2) is the nuclear norm of A B^T by the degrees of freedom."""
-    x, y = (f - f.mean(0) for f in (a, b))
-    n, m = len(a) - 1, len(b) - 1
-    root = torch.linalg.svdvals(x @ y.T).sum() / (n * m) ** 0.5
+def frechet_by_eigenvalues(a: Tensor, b: Tensor) -> float:
+    """tr (C_a C_b)^(1/2) as the roots of the eigenvalues of C_a^(1/2) C_b C_a^(1/2)."""
+    ca, cb = (np.atleast_2d(np.cov(f.numpy(), rowvar=False)) for f in (a, b))
+    values, vectors = np.linalg.eigh(ca)
+    root = vectors * values.clip(0) ** 0.5 @ vectors.T
+    cross = np.linalg.eigvalsh(root @ cb @ root).clip(0) ** 0.5
     shift = (a.mean(0) - b.mean(0)).square().sum()
-    return float(shift + x.square().sum() / n + y.square().sum() / m - 2 * root)
+    return float(shift + np.trace(ca) + np.trace(cb) - 2 * cross.sum())
+
+
+def gaussian(n: int, mean: Tensor, std: Tensor, d: int, seed: int) -> Tensor:
+    """Features (n, d) with exactly that sample mean and deviation in their first columns, no
+    correlation, and nothing in the others.
+    """
+    x = draw(n, len(mean), seed)
+    x = x - x.mean(0)
+    white = torch.linalg.solve_triangular(torch.linalg.cholesky(x.T.cov()), x.T, upper=False).T
+    return torch.nn.functional.pad(mean + std * white, (0, d - len(mean)))
 
 
 @pytest.fixture(scope="module")
@@ -67,17 +78,26 @@ def test_a_scale_costs_its_square():
     assert metrics.frechet(a, 3 * a) == pytest.approx(4 * trace, rel=1e-6)
 
 
-@pytest.mark.parametrize("n, m, d", [(400, 400, 16), (300, 200, 32), (256, 256, 64)])
-def test_agreement_with_singular_values(n, m, d):
+WAYS = {"frechet": metrics.frechet, "fallback": metrics._frechet_by_singular_values}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("n, m, d", [(400, 300, 6), (40, 30, 64)])
+def test_two_gaussians_of_known_distance(way, n, m, d):
+    """Uncorrelated: shifts and differences of deviations, squared and added."""
+    mean, std = torch.tensor([0.0, 1, -2]).double(), torch.tensor([1.0, 2, 0.5]).double()
+    other, spread = torch.tensor([1.0, 1, 1]).double(), torch.tensor([3.0, 1, 0.5]).double()
+    a, b = gaussian(n, mean, std, d, seed=1), gaussian(m, other, spread, d, seed=2)
+    assert WAYS[way](a, b) == pytest.approx(1 + 9 + 4 + 1, rel=1e-6)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("n, m, d", [(400, 400, 16), (300, 200, 32), (256, 256, 64), (32, 32, 64)])
+def test_agreement_with_eigenvalues(way, n, m, d):
     a, b = draw(n, d, seed=1), 1.3 * draw(m, d, seed=2) + 0.2
-    got = metrics.frechet(a, b)
-    assert got == pytest.approx(frechet_by_svd(a, b), abs=1e-4)
-    assert got == pytest.approx(metrics.frechet(b, a), abs=1e-4) and got > 1
-
-
-def test_agreement_on_fewer_images_than_features():
-    a, b = draw(32, 64, seed=1), draw(32, 64, seed=2)
-    assert metrics.frechet(a, b) == pytest.approx(frechet_by_svd(a, b), rel=1e-3)
+    got = WAYS[way](a, b)
+    assert got == pytest.approx(frechet_by_eigenvalues(a, b), rel=1e-3 if n < d else 1e-6)
+    assert got == pytest.approx(WAYS[way](b, a), rel=1e-3 if n < d else 1e-6) and got > 1
 
 
 @pytest.mark.parametrize("n", [2, 3, 8, 32])
@@ -92,9 +112,21 @@ def test_equal_sets_of_few_images_have_no_distance(n, d, scale):
 
 
 @pytest.mark.parametrize("n, d, scale", [(8, 1, 1), (3, 256, 100), (4, 64, 100)])
-def test_where_the_matrix_root_fails_singular_values_do_not(n, d, scale):
+def test_few_pictures_of_many_features(n, d, scale):
     a, b = scale * draw(n, d, seed=1), scale * draw(n + 1, d, seed=2)
-    assert metrics.frechet(a, b) == pytest.approx(frechet_by_svd(a, b), rel=1e-3)
+    assert metrics.frechet(a, b) == pytest.approx(frechet_by_eigenvalues(a, b), rel=1e-3)
+
+
+@pytest.mark.parametrize("found", [ValueError("imaginary"), float("nan"), -5.0])
+def test_where_the_matrix_root_fails_singular_values_do_not(found, monkeypatch):
+    def fails(*moments):
+        if isinstance(found, ValueError):
+            raise found
+        return found
+
+    monkeypatch.setattr("cleanfid.fid.frechet_distance", fails)
+    a, b = draw(40, 16, seed=1), draw(30, 16, seed=2)
+    assert metrics.frechet(a, b) == pytest.approx(frechet_by_eigenvalues(a, b), rel=1e-6)
 
 
 @pytest.mark.filterwarnings("error:invalid value:RuntimeWarning")
@@ -103,19 +135,20 @@ def test_features_that_do_not_vary():
     assert metrics.frechet(a, a + 1) == pytest.approx(3)
 
 
-@pytest.mark.parametrize("n, m, d", [(400, 400, 16), (64, 50, 8), (32, 32, 64)])
-def test_ordinary_distances_are_clean_fids_to_the_last_bit(n, m, d):
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("n, m, d", [(400, 400, 16), (64, 50, 8)])
+def test_both_ways_agree_with_clean_fid(way, n, m, d):
     from cleanfid.fid import frechet_distance
 
     a, b = draw(n, d, seed=1), draw(m, d, seed=2)
     sides = [(f.numpy().mean(0), np.cov(f.numpy(), rowvar=False)) for f in (a, b)]
     want = float(frechet_distance(*sides[0], *sides[1]))
-    assert metrics.frechet(a, b) == want > 0
-    assert loop.log_distance(want) == float(np.log(want))
+    assert WAYS[way](a, b) == pytest.approx(want, rel=1e-9)
 
 
 def test_a_logarithm_of_no_distance_is_finite():
     assert loop.log_distance(0.0) == loop.log_distance(-1e-9) == float(np.log(1e-6))
+    assert loop.log_distance(np.e**2) == pytest.approx(2)
     with pytest.raises(ValueError, match="log_distance: the distance is NaN"):
         loop.log_distance(float("nan"))
 

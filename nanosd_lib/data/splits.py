@@ -15,6 +15,9 @@ from nanosd_lib.data import miniworld, photographs, raycast
 from nanosd_lib.networks import pipeline
 
 SEEDS = {"train": 101, "heldout": 202, "prompts": 303}  # never the seed the teacher was trained on
+HELDOUT_STEP = (
+    900_000  # of the 1,000,003 steps that `learning.fit.rng` gives a seed: none trains so far
+)
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,11 @@ def of(artifact) -> Latents:
 
 
 def prompts(n: int, seed: int, objects: int | None = None) -> list[str]:
-    """n captions that no split holds: what images are generated from."""
+    """Captions of n scenes that no split holds: what images are generated from.
+
+    Held out are scenes (by seed), not captions: there are 1,440 of one object, and most of them the
+    teacher was trained on; with two objects they hardly recur.
+    """
     return miniworld.scene_prompts(n, SEEDS["prompts"] + 1000 * seed, objects)
 
 
@@ -124,8 +131,11 @@ def heldout_pictures(pipe: StableDiffusionPipeline, n: int, seed: int) -> dict[s
 
 
 def heldout_batches(
-    latents: Latents, pipe: StableDiffusionPipeline, n: int, batch: int = 32
+    latents: Latents, pipe: StableDiffusionPipeline, n: int, seed: int, batch: int = 32
 ) -> list[dict[str, Tensor]]:
-    """Fixed noisy batches of about n held-out latents; batch k is drawn from seed k."""
-    draws = [torch.Generator().manual_seed(k) for k in range(max(1, n // batch))]
+    """Fixed noisy batches of about n held-out latents: batch k is drawn from (seed, k), and no step
+    of a training from the same, whatever its seed.
+    """
+    first = seed * 1_000_003 + HELDOUT_STEP
+    draws = [torch.Generator().manual_seed(first + k) for k in range(max(1, n // batch))]
     return [noisy(latents, pipe.scheduler, min(batch, n), g, device=pipe.device) for g in draws]

@@ -67,10 +67,14 @@ def vae_costs(teacher: AutoencoderKL, side: int) -> pd.DataFrame:
         z = torch.empty(1, c.latent_channels, *[side >> (len(c.block_out_channels) - 1)] * 2)
     for name, net in nets.items():
         for part, run in (("encoder", _encoder(net, x)), ("decoder", _decoder(net, z))):
-            rows.append(
-                (name, part, counting.parameters(getattr(net, part)), sum(counting.flops(run)))
-            )
+            rows.append((name, part, _parameters(net, part), sum(counting.flops(run))))
     return pd.DataFrame(rows, columns=["model", "part", "params", "gmac"])
+
+
+def _parameters(net: Autoencoder, part: str) -> int:
+    """Of all that `encode` or `decode` runs: AutoencoderKL has a 1x1 convolution beside each."""
+    beside = getattr(net, {"encoder": "quant_conv", "decoder": "post_quant_conv"}[part], None)
+    return sum(counting.parameters(m) for m in (getattr(net, part), beside) if m is not None)
 
 
 def with_latency(counted: pd.DataFrame, measured: pd.DataFrame) -> pd.DataFrame:

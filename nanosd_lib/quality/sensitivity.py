@@ -33,7 +33,7 @@ def sensitivity(
     eps_error is ||U_S - U_T||^2 / ||U_T||^2 on held-out noisy latents.
     """
     teacher, whole = pipe.unet, counting.parameters(pipe.unet)
-    batches, rows, shown = splits.heldout_batches(latents, pipe, pairs), [], {}
+    batches, rows, shown = splits.heldout_batches(latents, pipe, pairs, seed), [], {}
     for (removed, how), net in tqdm(ablation.variants(teacher).items(), desc="sensitivity"):
         scores, pictures = tafid.score(
             net, pipe, teacher_features, steps, guidance, batch, seed, features

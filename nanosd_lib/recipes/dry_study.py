@@ -100,7 +100,7 @@ class DryStudy:
         return {"table": found["table"]}
 
     def teach(self) -> dict:
-        held = splits.heldout_batches(self.of("heldout"), self.pipe, 1)
+        held = splits.heldout_batches(self.of("heldout"), self.pipe, 1, seed=0)
         how: dict[str, Any] = dict(pairs=[list(self.student)], steps=1, batch=1, seed=0)
         how |= dict(
             lr=self.profile.fwkd.lr, fraction=1.0, e3_target="D4", scratch=self.scratch / "fwkd"

@@ -49,7 +49,7 @@ def latents(run: Run, pipe: StableDiffusionPipeline, split: str) -> Artifact:
 def heldout_batches(run: Run, pipe: StableDiffusionPipeline) -> list[dict[str, Tensor]]:
     """Fixed noisy batches of the held-out latents."""
     z = splits.of(latents(run, pipe, "heldout"))
-    return splits.heldout_batches(z, pipe, run.profile.fwkd.heldout)
+    return splits.heldout_batches(z, pipe, run.profile.fwkd.heldout, run.seed)
 
 
 def taught(
