@@ -66,16 +66,23 @@ def check_prompts(
 
 
 def check_frechet(
-    pipe: StableDiffusionPipeline, n: int, steps: int, guidance: float, batch: int, seed: int
+    pipe: StableDiffusionPipeline,
+    n: int,
+    steps: int,
+    guidance: float,
+    batch: int,
+    seed: int,
+    features: str,
 ) -> dict:
     """Frechet distance of n samples to n held-out renders, beside renders against renders and an
     untrained U-Net.
     """
     where = splits.SEEDS["heldout"] + 11 + 1000 * seed
-    look = extractors.extractor("mini-clip")
+    look = extractors.extractor(features, pipe.device)
     renders = (raycast.render(miniworld.sample(n, where + k))[0] for k in (0, 1))
     one, two = (extractors.features(look, x) for x in renders)
-    prompts, protocol = splits.prompts(n, seed), pipeline.protocol_of(n, steps, guidance, seed)
+    prompts = splits.prompts(n, seed)
+    protocol = pipeline.protocol_of(n, steps, guidance, seed, features)
     torch.manual_seed(seed)
     untrained = UNet2DConditionModel.from_config(pipe.unet.config)
     untrained.to(next(pipe.unet.parameters()))
@@ -86,7 +93,8 @@ def check_frechet(
         "untrained network (ceiling)": drawn(pipeline.with_parts(pipe, unet=untrained)),
     }
     rows = [(k, n, metrics.frechet(f, one)) for k, f in made.items()]
-    return {"table": pd.DataFrame(rows, columns=["pictures", "n", "frechet"])}
+    table = pd.DataFrame(rows, columns=["pictures", "n", "frechet"])
+    return {"table": table, "features": features}
 
 
 def teacher_table(vae: dict, asked: dict, apart: dict, n: dict[str, int], how: str) -> pd.DataFrame:
@@ -99,7 +107,7 @@ def teacher_table(vae: dict, asked: dict, apart: dict, n: dict[str, int], how: s
     frechet = distance.frechet
     floor = frechet["held-out renders (floor)"]
     own, prompts = "trained on renders alone", f"{n['prompts']} one-object prompts, {how}"
-    features = f"mini-clip, n={n['frechet']}, {how}"
+    features = f"{apart['features']}, n={n['frechet']}, {how}"
     rows = [
         (f"VAE PSNR, {k} (dB)", v, None, f"mean of {n['reconstructions']}, 64x64")
         for k, v in psnr.items()
