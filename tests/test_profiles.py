@@ -55,7 +55,7 @@ def test_an_unknown_profile_is_refused_with_a_guess():
     ("key", "says"),
     [
         ("fwkd.stepz", "did you mean 'fwkd.steps'?"),
-        ("fkwd.steps", "use one of teacher, dtype"),
+        ("fkwd.steps", "use one of teacher, photographs, dtype"),
         ("fwkd", "is a section: use one of fwkd.steps"),
         ("fwkd.steps.more", "too deep"),
         ("name", "does not exist"),

@@ -10,7 +10,7 @@ from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from nanosd_lib.data import miniworld, raycast, splits
+from nanosd_lib.data import folder, miniworld, raycast, splits
 from nanosd_lib.networks import pipeline, surgery
 from nanosd_lib.networks.arch import space
 from nanosd_lib.quality import extractors, judges, metrics
@@ -25,13 +25,15 @@ def reconstruct(pipe: StableDiffusionPipeline, x: Tensor, batch: int = 64) -> Te
     return torch.cat(made).clamp(-1, 1)
 
 
-def check_vae(pipe: StableDiffusionPipeline, n: int, seed: int) -> dict:
+def check_vae(
+    pipe: StableDiffusionPipeline, n: int, seed: int, mine: folder.Photographs | None = None
+) -> dict:
     """PSNR of reconstructions of n held-out scenes and n crops of held-out photographs; 8 examples
     of each.
     """
     rows: list[tuple] = []
     examples: dict[str, Tensor] = {}
-    for kind, x in splits.heldout_pictures(pipe, n, seed).items():
+    for kind, x in splits.heldout_pictures(pipe, n, seed, mine).items():
         y = reconstruct(pipe, x, 64 if x.shape[-1] <= 64 else 1)
         p = metrics.psnr(x, y)
         rows.append((kind, n, float(p.mean()), float(p.std()), float(p.min())))

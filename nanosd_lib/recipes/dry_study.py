@@ -83,8 +83,9 @@ class DryStudy:
         return splits.latents_alone(other, "train", 1, 1, 0)
 
     def codesign(self) -> dict:
-        other, how = pipeline.with_parts(self.pipe, vae=self.slim), {"heldout": 1, "t": 200}
-        return codesign.judge(other, self.features, str(NANOSD["N2"]), **how, **self.judged)
+        other = pipeline.with_parts(self.pipe, vae=self.slim)
+        how: dict[str, Any] = {"heldout": 1, "t": 200, **self.judged}
+        return codesign.judge(other, self.features, str(NANOSD["N2"]), **how)
 
     @property
     def features(self) -> torch.Tensor:
