@@ -15,7 +15,7 @@ from nanosd_lib.learning import sd_mini
 from nanosd_lib.networks import arch, pipeline, surgery
 from nanosd_lib.networks.pipeline import Protocol
 from nanosd_lib.paths import ROOT
-from nanosd_lib.quality import extractors, judges, metrics
+from nanosd_lib.quality import checks, extractors, judges, metrics, prior
 from nanosd_lib.search import loop
 
 
@@ -197,6 +197,70 @@ def test_features_do_not_depend_on_the_batch():
     x = torch.rand(7, 3, 4, 4, generator=torch.Generator().manual_seed(0))
     got = extractors.features(look, x, batch=2)
     assert got.dtype == torch.float64 and torch.equal(got, look(x).double())
+
+
+class Layers(torch.nn.Module):
+    """2048 numbers of a picture where the real network would have its layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.where: list[str] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.where.append(x.device.type)
+        return torch.nn.functional.adaptive_avg_pool2d(x, (32, 64)).mean(1).flatten(1)
+
+
+@pytest.fixture
+def layers(monkeypatch, tmp_path) -> Layers:
+    """clean-fid's own wrapper, which asserts 299x299, around layers that need no download."""
+    base = torch.nn.Module()
+    base.layers = Layers()
+    monkeypatch.setattr(torch.jit, "load", lambda path: base)
+    monkeypatch.setattr("cleanfid.inception_torchscript.check_download_inception", lambda fpath: 0)
+    monkeypatch.setattr(extractors, "INCEPTION", tmp_path)
+    return base.layers
+
+
+@pytest.mark.parametrize("size", [64, 299, 512])
+def test_inception_features_are_those_clean_fid_takes_from_files(layers, tmp_path, size):
+    from cleanfid import fid
+    from cleanfid.features import build_feature_extractor
+    from PIL import Image
+
+    x = torch.rand(3, 3, size, size, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    files = [str(tmp_path / f"{i}.png") for i in range(3)]
+    for picture, file in zip(x, files, strict=True):
+        levels = ((picture + 1) / 2).mul(255).round().byte()
+        Image.fromarray(levels.permute(1, 2, 0).numpy()).save(file)
+    cpu = torch.device("cpu")
+    model = build_feature_extractor("clean", device=cpu, use_dataparallel=False)
+    with torch.no_grad():
+        want = fid.get_files_features(files, model, num_workers=0, device=cpu, verbose=False)
+    got = extractors.features(extractors.extractor("inception-2015"), x, batch=2)
+    assert got.shape == (3, 2048) and torch.equal(got, torch.from_numpy(want).double())
+
+
+def test_features_are_looked_at_where_the_run_is(layers):
+    look = extractors.extractor("inception-2015", "meta")  # stands for a GPU
+    with pytest.raises(NotImplementedError, match="meta tensor"):  # which could hand them back
+        look(torch.zeros(2, 3, 64, 64))
+    assert layers.where == ["meta"]
+
+
+def test_every_measure_asks_the_features_it_is_told(pipe, monkeypatch):
+    asked = []
+
+    def noted(name, device="cpu"):
+        asked.append((name, str(device)))
+        return lambda x: x.flatten(1)[:, :3]
+
+    monkeypatch.setattr(extractors, "extractor", noted)
+    how = dict(steps=1, guidance=1.0, batch=4, seed=0, features="inception-2015")
+    prior.diversity(pipe, 2, **how)
+    prior.interpolation(pipe, 1, 3, **how)
+    apart = checks.check_frechet(pipe, 4, **how)
+    assert set(asked) == {("inception-2015", "cpu")} and apart["features"] == "inception-2015"
 
 
 # ------------------------------------------------------------------------------------------- images

@@ -4,6 +4,7 @@ under a teacher's own encoders, and noisy batches of them.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +12,7 @@ from diffusers import StableDiffusionPipeline
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from nanosd_lib.data import miniworld, photographs, raycast
+from nanosd_lib.data import folder, miniworld, photographs, raycast
 from nanosd_lib.networks import pipeline
 
 SEEDS = {"train": 101, "heldout": 202, "prompts": 303}  # never the seed the teacher was trained on
@@ -51,31 +52,66 @@ def pictures(split: str, scenes: int, crops: int, seed: int) -> tuple[Tensor, li
     return x, text
 
 
+def batches(
+    split: str,
+    scenes: int,
+    crops: int,
+    seed: int,
+    side: int,
+    few: int,
+    mine: folder.Photographs | None = None,
+) -> tuple[Iterable[Tensor], list[str]]:
+    """`pictures` a few at a time; of a user's own photographs, if there are any, as many crops in
+    the place of both, side x side.
+    """
+    if mine is not None:
+        return folder.crops(mine, split, scenes + crops, side, SEEDS[split] + 1000 * seed, few)
+    x, text = pictures(split, scenes, crops, seed)
+    return x.split(few), text
+
+
 def latents(
-    pipe: StableDiffusionPipeline, split: str, scenes: int, crops: int, seed: int
+    pipe: StableDiffusionPipeline,
+    split: str,
+    scenes: int,
+    crops: int,
+    seed: int,
+    mine: folder.Photographs | None = None,
 ) -> dict[str, dict[str, Tensor]]:
     """`Latents` of a split as plain tensors."""
-    x, text = pictures(split, scenes, crops, seed)
-    z = _latents(pipe, x, split)
+    z, text = _latents(pipe, split, scenes, crops, seed, mine)
     return {
         "latents": {"z": z, "text": pipeline.embed(pipe, text), "empty": pipeline.embed(pipe, [""])}
     }
 
 
 def latents_alone(
-    pipe: StableDiffusionPipeline, split: str, scenes: int, crops: int, seed: int
+    pipe: StableDiffusionPipeline,
+    split: str,
+    scenes: int,
+    crops: int,
+    seed: int,
+    mine: folder.Photographs | None = None,
 ) -> dict[str, dict[str, Tensor]]:
     """The latents of `latents` without its text, for another VAE of the same pictures."""
-    return {"latents": {"z": _latents(pipe, pictures(split, scenes, crops, seed)[0], split)}}
+    return {"latents": {"z": _latents(pipe, split, scenes, crops, seed, mine)[0]}}
 
 
-def _latents(pipe: StableDiffusionPipeline, x: Tensor, split: str) -> Tensor:
-    """Pictures brought to the size the teacher works at and encoded, a few at a time."""
+def _latents(
+    pipe: StableDiffusionPipeline,
+    split: str,
+    scenes: int,
+    crops: int,
+    seed: int,
+    mine: folder.Photographs | None,
+) -> tuple[Tensor, list[str]]:
+    """Pictures brought to the size the teacher works at and encoded, a few at a time; captions."""
     size, z = pipeline.side(pipe), []
     few = 4096 if size <= 64 else 16  # large pictures are never all in memory
-    for some in tqdm(x.split(few), desc=f"latents, {split}", leave=False):
+    parts, text = batches(split, scenes, crops, seed, size, few, mine)
+    for some in tqdm(parts, desc=f"latents, {split}", total=-(-len(text) // few), leave=False):
         z.append(pipeline.encode(pipe, pipeline.sized(some, size), batch=min(few, 64)))
-    return torch.cat(z)
+    return torch.cat(z), text
 
 
 def of(artifact) -> Latents:
@@ -122,12 +158,21 @@ def noisy(
     return made
 
 
-def heldout_pictures(pipe: StableDiffusionPipeline, n: int, seed: int) -> dict[str, Tensor]:
-    """n held-out scenes and n crops of held-out photographs, at the size the teacher works at."""
-    where = SEEDS["heldout"] + 1000 * seed
-    scenes, crops = raycast.render(miniworld.sample(n, where))[0], photographs.crops
-    kinds = {"held-out scenes": scenes, "held-out photographs": crops("heldout", n, where)[0]}
-    return {k: pipeline.sized(x, pipeline.side(pipe)) for k, x in kinds.items()}
+def heldout_pictures(
+    pipe: StableDiffusionPipeline, n: int, seed: int, mine: folder.Photographs | None = None
+) -> dict[str, Tensor]:
+    """n held-out scenes and n crops of held-out photographs (the user's own, if there are any), at
+    the size the teacher works at.
+    """
+    where, side = SEEDS["heldout"] + 1000 * seed, pipeline.side(pipe)
+    kinds = {"held-out scenes": raycast.render(miniworld.sample(n, where))[0]}
+    if mine is None:
+        kinds["held-out photographs"] = photographs.crops("heldout", n, where)[0]
+    else:
+        x = torch.cat(list(folder.crops(mine, "heldout", n, side, where, 16)[0]))
+        mixed = torch.randperm(n, generator=torch.Generator().manual_seed(where))
+        kinds["held-out photographs"] = x[mixed]  # the first eight are shown: not all of one
+    return {k: pipeline.sized(x, side) for k, x in kinds.items()}
 
 
 def heldout_batches(

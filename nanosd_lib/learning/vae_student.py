@@ -9,7 +9,7 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
 
-from nanosd_lib.data import splits
+from nanosd_lib.data import folder, splits
 from nanosd_lib.learning import fit
 from nanosd_lib.networks import pipeline, vae
 from nanosd_lib.networks.vae import KINDS, Autoencoder, SlimVAE
@@ -27,21 +27,29 @@ def standard_kl(mean: Tensor, std: Tensor, scale: float) -> Tensor:
 
 
 @torch.no_grad()
-def moments(pipe, scenes: int, crops: int, size: int, seed: int) -> dict:
-    """Training pictures as uint8 (N, 3, 64, 64), and the teacher's scaled mean and standard
-    deviation of each at size x size, once for every student that learns from them.
+def moments(
+    pipe,
+    scenes: int,
+    crops: int,
+    size: int,
+    seed: int,
+    mine: folder.Photographs | None = None,
+) -> dict:
+    """Training pictures as uint8 (N, 3, 64, 64), a user's own (N, 3, size, size), and the teacher's
+    scaled mean and standard deviation of each at size x size, once for every student that learns
+    from them.
     """
-    x, _ = splits.pictures("train", scenes, crops, seed)
-    means, stds = [], []
-    for some in x.split(256 if size <= 64 else 8):
-        some = pipeline.sized(some, size).to(pipe.device, pipe.vae.dtype)
+    few = 256 if size <= 64 else 8
+    pixels, means, stds = [], [], []
+    for x in splits.batches("train", scenes, crops, seed, size, few, mine)[0]:
+        pixels.append(((x + 1) * 127.5).round().clamp(0, 255).byte())
+        some = pipeline.sized(x, size).to(pipe.device, pipe.vae.dtype)
         mean, std = vae.encoded(pipe.vae, some)
         means.append(mean.half().cpu())
         assert std is not None, "a teacher's VAE has a variance"
         stds.append(std.half().cpu())
-    pixels = ((x + 1) * 127.5).round().clamp(0, 255).byte()
     mean, std = torch.cat(means).contiguous(), torch.cat(stds).contiguous()
-    return {"moments": {"pixels": pixels, "mean": mean, "std": std}}
+    return {"moments": {"pixels": torch.cat(pixels), "mean": mean, "std": std}}
 
 
 def terms(

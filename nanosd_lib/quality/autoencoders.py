@@ -7,7 +7,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 from torch import Tensor
 
-from nanosd_lib.data import splits
+from nanosd_lib.data import folder, splits
 from nanosd_lib.networks import counting, vae
 from nanosd_lib.networks.vae import Autoencoder
 from nanosd_lib.quality import extractors, metrics
@@ -41,7 +41,12 @@ def correlations(a: Tensor, b: Tensor) -> Tensor:
 
 
 def compare(
-    pipe: StableDiffusionPipeline, student: Autoencoder | None, n: int, judge: str, seed: int
+    pipe: StableDiffusionPipeline,
+    student: Autoencoder | None,
+    n: int,
+    judge: str,
+    seed: int,
+    mine: folder.Photographs | None = None,
 ) -> dict:
     """Held-out pictures through a student, through its encoder and the teacher's decoder, and the
     other way round; through the teacher's own where student is None.
@@ -54,7 +59,7 @@ def compare(
     """
     teacher, rows, channels, examples = pipe.vae, [], [], {}
     net = teacher if student is None else student
-    for kind, x in splits.heldout_pictures(pipe, n, seed).items():
+    for kind, x in splits.heldout_pictures(pipe, n, seed, mine).items():
         (m, s), (mt, st) = latents(net, x), latents(teacher, x)
         corr = correlations(m, mt)
         mixes = {"both": (m, net), "encoder": (m, teacher), "decoder": (mt, net)}

@@ -10,7 +10,7 @@ from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from nanosd_lib.data import miniworld, raycast, splits
+from nanosd_lib.data import folder, miniworld, raycast, splits
 from nanosd_lib.networks import pipeline, surgery
 from nanosd_lib.networks.arch import space
 from nanosd_lib.quality import extractors, judges, metrics
@@ -25,13 +25,15 @@ def reconstruct(pipe: StableDiffusionPipeline, x: Tensor, batch: int = 64) -> Te
     return torch.cat(made).clamp(-1, 1)
 
 
-def check_vae(pipe: StableDiffusionPipeline, n: int, seed: int) -> dict:
+def check_vae(
+    pipe: StableDiffusionPipeline, n: int, seed: int, mine: folder.Photographs | None = None
+) -> dict:
     """PSNR of reconstructions of n held-out scenes and n crops of held-out photographs; 8 examples
     of each.
     """
     rows: list[tuple] = []
     examples: dict[str, Tensor] = {}
-    for kind, x in splits.heldout_pictures(pipe, n, seed).items():
+    for kind, x in splits.heldout_pictures(pipe, n, seed, mine).items():
         y = reconstruct(pipe, x, 64 if x.shape[-1] <= 64 else 1)
         p = metrics.psnr(x, y)
         rows.append((kind, n, float(p.mean()), float(p.std()), float(p.min())))
@@ -66,16 +68,23 @@ def check_prompts(
 
 
 def check_frechet(
-    pipe: StableDiffusionPipeline, n: int, steps: int, guidance: float, batch: int, seed: int
+    pipe: StableDiffusionPipeline,
+    n: int,
+    steps: int,
+    guidance: float,
+    batch: int,
+    seed: int,
+    features: str,
 ) -> dict:
     """Frechet distance of n samples to n held-out renders, beside renders against renders and an
     untrained U-Net.
     """
     where = splits.SEEDS["heldout"] + 11 + 1000 * seed
-    look = extractors.extractor("mini-clip")
+    look = extractors.extractor(features, pipe.device)
     renders = (raycast.render(miniworld.sample(n, where + k))[0] for k in (0, 1))
     one, two = (extractors.features(look, x) for x in renders)
-    prompts, protocol = splits.prompts(n, seed), pipeline.protocol_of(n, steps, guidance, seed)
+    prompts = splits.prompts(n, seed)
+    protocol = pipeline.protocol_of(n, steps, guidance, seed, features)
     torch.manual_seed(seed)
     untrained = UNet2DConditionModel.from_config(pipe.unet.config)
     untrained.to(next(pipe.unet.parameters()))
@@ -86,7 +95,8 @@ def check_frechet(
         "untrained network (ceiling)": drawn(pipeline.with_parts(pipe, unet=untrained)),
     }
     rows = [(k, n, metrics.frechet(f, one)) for k, f in made.items()]
-    return {"table": pd.DataFrame(rows, columns=["pictures", "n", "frechet"])}
+    table = pd.DataFrame(rows, columns=["pictures", "n", "frechet"])
+    return {"table": table, "features": features}
 
 
 def teacher_table(vae: dict, asked: dict, apart: dict, n: dict[str, int], how: str) -> pd.DataFrame:
@@ -99,7 +109,7 @@ def teacher_table(vae: dict, asked: dict, apart: dict, n: dict[str, int], how: s
     frechet = distance.frechet
     floor = frechet["held-out renders (floor)"]
     own, prompts = "trained on renders alone", f"{n['prompts']} one-object prompts, {how}"
-    features = f"mini-clip, n={n['frechet']}, {how}"
+    features = f"{apart['features']}, n={n['frechet']}, {how}"
     rows = [
         (f"VAE PSNR, {k} (dB)", v, None, f"mean of {n['reconstructions']}, 64x64")
         for k, v in psnr.items()

@@ -83,8 +83,9 @@ class DryStudy:
         return splits.latents_alone(other, "train", 1, 1, 0)
 
     def codesign(self) -> dict:
-        other, how = pipeline.with_parts(self.pipe, vae=self.slim), {"heldout": 1, "t": 200}
-        return codesign.judge(other, self.features, str(NANOSD["N2"]), **how, **self.judged)
+        other = pipeline.with_parts(self.pipe, vae=self.slim)
+        how: dict[str, Any] = {"heldout": 1, "t": 200, **self.judged}
+        return codesign.judge(other, self.features, str(NANOSD["N2"]), **how)
 
     @property
     def features(self) -> torch.Tensor:
@@ -154,7 +155,7 @@ class DryStudy:
                  4 * both, 2 * t.reconstructions * both),
             Step("check-prompts", "00", lambda: checks.check_prompts(pipe, n=1, **self.one),
                  w.images(1, 1), w.images(t.prompts, s)),
-            Step("check-frechet", "00", lambda: checks.check_frechet(pipe, n=2, **self.one),
+            Step("check-frechet", "00", lambda: checks.check_frechet(pipe, n=2, **self.judged),
                  2 * w.images(2, 1), 2 * w.images(t.frechet, s)),
             Step("compose", "02", lambda: checks.compose(pipe, 2, 0),
                  2 * w.mean, p.cost.compositions * w.mean),
@@ -185,6 +186,6 @@ class DryStudy:
                  w.images(2, 1, w.n2), networks * w.images(b.images, s, w.mean), networks),
             Step("align", "06", self.align, w.images(2, 1, w.n2) + w.unet + 3 * w.n2,
                  family * (w.images(2 * b.images, s, w.mean) + aligned), family),
-            Step("prior", "06", lambda: prior.interpolation(pipe, pairs=1, frames=2, **self.one),
+            Step("prior", "06", lambda: prior.interpolation(pipe, pairs=1, frames=2, **self.judged),
                  w.images(2, 1), 2 * w.images(t.prompts // 2 + 16 + 36, s)),
         ]  # fmt: skip

@@ -93,8 +93,9 @@ def prior_table(
             "pipe": pipeline.with_parts(pipe, unet=net),
         }
         asked = run.cached("prompts", checks.check_prompts, {"n": n, **how}, **rest)
-        spread = run.cached("diversity", prior.diversity, {"n": 16, **how}, **rest)
-        path = run.cached("path", prior.interpolation, {"pairs": 4, "frames": 9, **how}, **rest)
+        seen = how | {"features": s.features}
+        spread = run.cached("diversity", prior.diversity, {"n": 16, **seen}, **rest)
+        path = run.cached("path", prior.interpolation, {"pairs": 4, "frames": 9, **seen}, **rest)
         distance, gaps = spread["spread"]["distance"], path["gaps"]["largest_over_mean"]
         rows.append((name, float(asked["table"].both[0]), distance, gaps))
         paths[name] = path["pictures"]["path"]

@@ -111,6 +111,7 @@ class Family(Strict):
 class Profile(Strict):
     name: Literal["smoke", "mini", "sd15"]
     teacher: Teacher
+    photographs: Annotated[str, Field(min_length=1)] | None  # a folder of one's own (data.folder)
     dtype: Literal["float32", "bfloat16"]
     device: Literal["auto", "cpu", "cuda"]
     threads: Count
