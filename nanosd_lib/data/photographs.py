@@ -62,7 +62,7 @@ def crops(
         side = int(torch.randint(smallest, min(largest, h, w) + 1, (1,), generator=g))
         y, x = (int(torch.randint(m - side + 1, (1,), generator=g)) for m in (h, w))
         crop = photos[i][None, :, y : y + side, x : x + side]
-        if torch.rand(1, generator=g) < 0.5:
+        if torch.rand(1, generator=g, dtype=torch.float32) < 0.5:
             crop = crop.flip(-1)
         out.append(torch.nn.functional.interpolate(crop, (SIZE, SIZE), mode="area"))
         text.append(f"a photograph of {PHOTOGRAPHS[split][names[i]]}")

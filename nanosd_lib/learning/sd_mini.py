@@ -22,6 +22,7 @@ from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
 
 from nanosd_lib.data import miniworld, photographs, raycast
 from nanosd_lib.learning import fit
+from nanosd_lib.networks import precision
 from nanosd_lib.quality import judges
 
 VAE = dict(
@@ -77,6 +78,7 @@ def to_float(pixels: Tensor) -> Tensor:
 
 
 # ---------------------------------------------------------------------------------------------- VAE
+@precision.single()
 def train_vae(
     pixels: Tensor, scenes: int, steps: int, work: Path, seed: int, batch: int = 16
 ) -> tuple[AutoencoderKL, list]:
@@ -95,7 +97,7 @@ def train_vae(
             ]
         )
         x = to_float(pixels[i])
-        noise = torch.randn(batch, 4, 16, 16, generator=g)
+        noise = torch.randn(batch, 4, 16, 16, generator=g, dtype=torch.float32)
         with torch.autocast("cpu", torch.bfloat16):
             latent = vae.encode(x).latent_dist
             y = vae.decode(latent.mean + latent.std * noise).sample.float()
@@ -112,6 +114,7 @@ def train_vae(
 
 
 # ------------------------------------------------------------------------------------------- judges
+@precision.single()
 def train_clip(
     pixels: Tensor, text: list[str], steps: int, work: Path, seed: int, batch: int = 128
 ) -> tuple[CLIPModel, CLIPTokenizer, list]:
@@ -132,6 +135,7 @@ def train_clip(
     return net.eval(), words, log
 
 
+@precision.single()
 def train_classifier(
     pixels: Tensor, scenes: miniworld.Scenes, steps: int, work: Path, seed: int
 ) -> tuple[judges.AttributeClassifier, list]:
@@ -144,7 +148,7 @@ def train_classifier(
     def loss_of(g: torch.Generator) -> Tensor:
         i = single[torch.randint(len(single), (64,), generator=g)]
         x = to_float(pixels[i])
-        shape, colour = net(x + 0.05 * torch.randn(x.shape, generator=g))
+        shape, colour = net(x + 0.05 * torch.randn(x.shape, generator=g, dtype=torch.float32))
         return F.cross_entropy(shape, scenes.shape[i, 0]) + F.cross_entropy(
             colour, scenes.colour[i, 0]
         )
@@ -171,6 +175,7 @@ def _embeddings(encoder: CLIPTextModel, ids: Tensor) -> Tensor:
     return torch.cat([encoder(i).last_hidden_state for i in ids.split(256)])
 
 
+@precision.single()
 def train_unet(
     latents: Tensor,
     text: Tensor,
@@ -200,8 +205,8 @@ def train_unet(
             ]
         )
         t = torch.randint(1000, (batch,), generator=g)
-        noise = torch.randn(batch, *latents.shape[1:], generator=g)
-        drop = torch.rand(batch, 1, 1, generator=g) < 0.1
+        noise = torch.randn(batch, *latents.shape[1:], generator=g, dtype=torch.float32)
+        drop = torch.rand(batch, 1, 1, generator=g, dtype=torch.float32) < 0.1
         y = unet(
             scheduler.add_noise(latents[i], noise, t), t, torch.where(drop, empty, text[i])
         ).sample
@@ -227,6 +232,7 @@ def pipeline(
     )
 
 
+@precision.single()
 def train(work: Path, data: Path, budget: Any) -> dict:
     """Make data/sd-mini, data/mini-clip and data/mini-attributes; returns the training record.
 

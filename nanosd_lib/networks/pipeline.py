@@ -104,7 +104,9 @@ def noise(pipe: StableDiffusionPipeline, n: int, seed: int) -> Tensor:
     """Initial latents (n, 4, h, w): image i depends on (seed, i) alone, whatever the batch size."""
     size, c = pipe.unet.config.sample_size, pipe.unet.config.in_channels
     draws = [torch.Generator().manual_seed(seed * 100_003 + i) for i in range(n)]
-    return torch.cat([torch.randn(1, c, size, size, generator=g) for g in draws])
+    return torch.cat(
+        [torch.randn(1, c, size, size, generator=g, dtype=torch.float32) for g in draws]
+    )
 
 
 @torch.no_grad()

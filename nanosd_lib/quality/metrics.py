@@ -121,7 +121,7 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
     how = dict(channel_axis=0, data_range=2, gaussian_weights=True, sigma=1.5)
     how["use_sample_covariance"] = False
     pairs = zip(a.numpy(), b.numpy(), strict=True)
-    return torch.tensor([structural_similarity(x, y, **how) for x, y in pairs])
+    return torch.tensor([structural_similarity(x, y, **how) for x, y in pairs], dtype=torch.float32)
 
 
 def spearman(a: Sequence[float], b: Sequence[float]) -> float:
