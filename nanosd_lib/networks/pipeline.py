@@ -119,9 +119,11 @@ def generate(
     z: Tensor | None = None,
 ) -> Tensor:
     """Images (N, 3, H, W) in [-1, 1], image i from noise (protocol.seed, i) or from the given
-    latents z.
+    latents z; ValueError where these are not as many as the prompts.
     """
     z = noise(pipe, len(prompts), protocol.seed) if z is None else z
+    if len(z) != len(prompts):
+        raise ValueError(f"generate: {len(prompts)} prompts and {len(z)} latents: one for each")
     z, out = z.to(pipe.device, pipe.unet.dtype), []
     for i in tqdm(range(0, len(prompts), batch), desc=desc, leave=False):
         made = pipe(
