@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
@@ -167,6 +168,17 @@ def test_cosine_of_pairs():
     a = draw(50, 8, seed=0)
     assert metrics.cosine(a, 2 * a) == pytest.approx(1) == -metrics.cosine(a, -a)
     assert metrics.cosine(torch.eye(4), torch.eye(4).roll(1, 0)) == pytest.approx(0)
+
+
+def test_spearman_of_ranks_and_ties():
+    assert metrics.spearman([1, 2, 30], [-3, 5, 70]) == pytest.approx(1)
+    assert metrics.spearman([1, 2, 3], [np.inf, 5, -np.inf]) == pytest.approx(-1)
+    a, b = [1, 2, 2, 5, 4], [3, 1, 2, 9, 9]  # by hand: ranks 1 2.5 2.5 5 4 and 3 1 2 4.5 4.5
+    assert metrics.spearman(a, b) == pytest.approx(6 / 9.5)
+    table = pd.DataFrame({"a": a, "b": b}, index=[5, 3, 1, 2, 4])
+    assert metrics.spearman(table.a, table.b) == metrics.spearman(torch.tensor(a), tuple(b))
+    for flat in ([2, 2, 2, 2, 2], [np.inf] * 5):
+        assert np.isnan(metrics.spearman(flat, b)) and np.isnan(metrics.spearman(b, flat))
 
 
 def test_a_protocol_says_everything():
@@ -472,6 +484,33 @@ F = draw(4, 8, seed=0)
 def test_sets_of_features(metric, other, words):
     one_line(lambda: METRICS[metric](F, other), f"{metric}: ", words)
     one_line(lambda: METRICS[metric](other, F), f"{metric}: ")
+
+
+@pytest.mark.parametrize(
+    "a, b, words",
+    [
+        ([1, 2, 3], [1, 2], "expected two columns of one length, at least 2, got (3,) and (2,)"),
+        ([1, 2, 3], [[1, 2, 3]], "got (3,) and (1, 3)"),
+        ([[1, 2], [3, 4]], [[1, 2], [3, 4]], "got (2, 2)"),
+        ([], [], "at least 2"),
+        ([1], [2], "at least 2"),
+        ([1, 2, np.nan], [1, 2, 3], "NaN in a column: leave these pairs out first"),
+        ([1, 2, 3], [1, None, 3], "NaN in a column"),
+        (pd.Series([1, 2]), pd.Series([1, 2], [1, 0]), "labelled differently: align them first"),
+        (pd.Series([1, 2]), pd.Series([1, 2, 3]), "labelled differently"),
+    ],
+)
+def test_paired_columns(a, b, words):
+    one_line(lambda: metrics.spearman(a, b), "spearman: ", words)
+    one_line(lambda: metrics.spearman(b, a), "spearman: ")
+
+
+def test_as_many_latents_as_prompts(pipe):
+    z = pipeline.noise(pipe, 2, 0)
+    one_line(
+        lambda: pipeline.generate(pipe, ["a", "b", "c"], Protocol("none", 3, 1, 3.0, 0), z=z),
+        "generate: 3 prompts and 2 latents",
+    )
 
 
 def test_numbers_of_features():

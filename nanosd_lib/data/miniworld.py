@@ -84,7 +84,7 @@ def sample(n: int, seed: int, objects: int | None = None) -> Scenes:
     three.
     """
     g = torch.Generator().manual_seed(seed)
-    rand = lambda *s: torch.rand(*s, generator=g)  # noqa: E731
+    rand = lambda *s: torch.rand(*s, generator=g, dtype=torch.float32)  # noqa: E731
     pick = lambda k, *s: torch.randint(k, s, generator=g)  # noqa: E731
     u = rand(n)
     count = (
@@ -95,10 +95,12 @@ def sample(n: int, seed: int, objects: int | None = None) -> Scenes:
     slot = torch.arange(3)[None]
     used = slot < count[:, None]
     # object k of m stands in the k-th of m lanes, so that captions can read left to right
-    lane = (slot + 0.5) / count[:, None] * 2 - 1
-    spread = torch.tensor([0.0, 0.75, 1.7, 2.25])[count][:, None]
-    jitter = torch.tensor([0.0, 0.55, 0.22, 0.15])[count][:, None]
-    r = torch.tensor([0.0, 0.95, 0.68, 0.55])[count][:, None] * (0.85 + 0.3 * rand(n, 3))
+    lane = (slot.float() + 0.5) / count[:, None] * 2 - 1
+    spread = torch.tensor([0.0, 0.75, 1.7, 2.25], dtype=torch.float32)[count][:, None]
+    jitter = torch.tensor([0.0, 0.55, 0.22, 0.15], dtype=torch.float32)[count][:, None]
+    r = torch.tensor([0.0, 0.95, 0.68, 0.55], dtype=torch.float32)[count][:, None] * (
+        0.85 + 0.3 * rand(n, 3)
+    )
     return Scenes(
         shape=torch.where(used, pick(len(SHAPES), n, 3), -1),
         colour=pick(len(COLOURS), n, 3),
@@ -109,7 +111,7 @@ def sample(n: int, seed: int, objects: int | None = None) -> Scenes:
         yaw=rand(n, 3) * 2 * torch.pi,
         ground=pick(len(GROUNDS), n),
         light=pick(len(LIGHTS), n),
-        azimuth=(rand(n) * 2 - 1) * 1.1 + torch.where(rand(n) < 0.5, 0.0, torch.pi),
+        azimuth=(rand(n) * 2 - 1) * 1.1 + (rand(n) >= 0.5).float() * torch.pi,
         phase=rand(n, 8) * 2 * torch.pi,
     )
 

@@ -126,9 +126,10 @@ def cuts(
         name = names[int(torch.randint(len(names), (1,), generator=g))]
         size = _image(name).size
         most = math.log(min(largest, *size) / smallest)
-        side = int(smallest * math.exp(float(torch.rand(1, generator=g)) * max(0.0, most)))
+        u = float(torch.rand(1, generator=g, dtype=torch.float32))
+        side = int(smallest * math.exp(u * max(0.0, most)))
         x, y = (int(torch.randint(m - side + 1, (1,), generator=g)) for m in size)
-        mirrored = bool(torch.rand(1, generator=g) < 0.5)
+        mirrored = bool(torch.rand(1, generator=g, dtype=torch.float32) < 0.5)
         caption = f"a photograph of {PHOTOGRAPHS[split][name]}"
         drawn.append(Cut(name, caption, x, y, side, mirrored))
     return drawn

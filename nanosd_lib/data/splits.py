@@ -144,8 +144,8 @@ def noisy(
     """
     i = torch.randint(len(data), (batch,), generator=g)
     t = torch.randint(scheduler.config.num_train_timesteps, (batch,), generator=g)
-    noise = torch.randn(batch, *data.z.shape[1:], generator=g)
-    empty = torch.rand(batch, 1, 1, generator=g) < drop
+    noise = torch.randn(batch, *data.z.shape[1:], generator=g, dtype=torch.float32)
+    empty = torch.rand(batch, 1, 1, generator=g, dtype=torch.float32) < drop
     device, dtype = device or data.z.device, data.z.dtype
     # from the schedule itself: a sampler's own add_noise depends on the steps it was last set to
     a = scheduler.alphas_cumprod.cpu()[t].float()[:, None, None, None]

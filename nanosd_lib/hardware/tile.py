@@ -10,7 +10,7 @@ from diffusers import AutoencoderKL, StableDiffusionPipeline
 from torch import Tensor
 
 from nanosd_lib.hardware import timing
-from nanosd_lib.networks import counting, pipeline, surgery, vae
+from nanosd_lib.networks import counting, pipeline, precision, surgery, vae
 from nanosd_lib.networks.vae import Autoencoder
 
 
@@ -40,7 +40,7 @@ def profile_tile(
     """
     side, w = pipeline.side(pipe), pipe.unet.conv_in.weight
     g = torch.Generator().manual_seed(0)
-    x = torch.randn(batch, 3, side, side, generator=g).to(w)
+    x = torch.randn(batch, 3, side, side, generator=g, dtype=torch.float32).to(w)
     tokens = pipe.tokenizer.model_max_length
     ids = torch.zeros(batch, tokens, dtype=torch.long, device=w.device)
     inputs = counting.network_inputs(pipe.unet, batch, tokens)
@@ -55,6 +55,7 @@ def profile_tile(
     return {"table": table[["component", "model", "ms_median", "ms_low", "ms_high"]]}
 
 
+@precision.single()
 def vae_costs(teacher: AutoencoderKL, side: int) -> pd.DataFrame:
     """model, part, params, gmac of the teacher's VAE, the slim one and AutoencoderTiny at side x
     side pixels, batch 1.

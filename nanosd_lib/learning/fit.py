@@ -73,7 +73,9 @@ def _resume(path: Path, net: nn.Module, ema: dict, opt: torch.optim.Optimizer) -
             if f"opt.{k}.{n}" in tensors
         }
         if state:
-            opt.state[p] = state | {"step": torch.tensor(float(step), device=p.device)}
+            opt.state[p] = state | {
+                "step": torch.tensor(float(step), dtype=torch.float32, device=p.device)
+            }
     return step, json.loads(meta["log"])
 
 

@@ -25,6 +25,7 @@ from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
 from nanosd_lib.data import miniworld, photographs
 from nanosd_lib.data.world import World, to_float
 from nanosd_lib.learning import deep, fit
+from nanosd_lib.networks import precision
 from nanosd_lib.quality import judges
 
 VAE = dict(
@@ -259,6 +260,7 @@ def pipeline(
     )
 
 
+@precision.single()
 def train(work: Path, data: Path, budget: Any) -> dict:
     """Make data/sd-mini, data/mini-clip and data/mini-attributes; returns the training record.
 
@@ -311,6 +313,7 @@ def _record(path: Path, logs: dict[str, list[dict]], budget: Any) -> dict:
     return record
 
 
+@precision.single()
 def replay(part: str, steps: int, budget: Any, data: Path, work: Path) -> dict:
     """The first steps of one part's training again ("vae", "mini-clip", "classifier", "unet"), from
     nothing but the recipe and the shipped weights of the parts before it: {"first": losses of the

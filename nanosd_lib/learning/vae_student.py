@@ -70,7 +70,7 @@ def terms(
     The paper names the terms; their forms are our assumption.
     """
     m, s = vae.encoded(net, x)
-    noise = torch.randn(mean.shape, generator=g).to(mean)
+    noise = torch.randn(mean.shape, generator=g, dtype=torch.float32).to(mean)
     k, zero = len(x) // 2, x.new_zeros(())
     own = m[k:] + (std if s is None else s)[k:] * noise[k:]
     y = vae.decoded(net, torch.cat([mean[:k] + std[:k] * noise[:k], own])).float()

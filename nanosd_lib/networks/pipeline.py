@@ -104,7 +104,9 @@ def noise(pipe: StableDiffusionPipeline, n: int, seed: int) -> Tensor:
     """Initial latents (n, 4, h, w): image i depends on (seed, i) alone, whatever the batch size."""
     size, c = pipe.unet.config.sample_size, pipe.unet.config.in_channels
     draws = [torch.Generator().manual_seed(seed * 100_003 + i) for i in range(n)]
-    return torch.cat([torch.randn(1, c, size, size, generator=g) for g in draws])
+    return torch.cat(
+        [torch.randn(1, c, size, size, generator=g, dtype=torch.float32) for g in draws]
+    )
 
 
 @torch.no_grad()
@@ -117,9 +119,11 @@ def generate(
     z: Tensor | None = None,
 ) -> Tensor:
     """Images (N, 3, H, W) in [-1, 1], image i from noise (protocol.seed, i) or from the given
-    latents z.
+    latents z; ValueError where these are not as many as the prompts.
     """
     z = noise(pipe, len(prompts), protocol.seed) if z is None else z
+    if len(z) != len(prompts):
+        raise ValueError(f"generate: {len(prompts)} prompts and {len(z)} latents: one for each")
     z, out = z.to(pipe.device, pipe.unet.dtype), []
     for i in tqdm(range(0, len(prompts), batch), desc=desc, leave=False):
         made = pipe(

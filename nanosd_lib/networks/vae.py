@@ -18,6 +18,8 @@ from diffusers import AutoencoderKL, AutoencoderTiny, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
+from nanosd_lib.networks import precision
+
 Autoencoder: TypeAlias = AutoencoderKL | AutoencoderTiny
 __all__ = ["Block", "Layout", "ModelMixin", "SlimVAE"]  # pipelines look for ModelMixin beside it
 
@@ -130,6 +132,7 @@ def layout_of(teacher: AutoencoderKL) -> Layout:
     return LAYOUTS[levels]
 
 
+@precision.single()
 def slim(teacher: AutoencoderKL) -> SlimVAE:
     """An untrained student for this teacher, with its resolutions and its scaling factor;
     ValueError where no layout has as many resolutions.
@@ -147,6 +150,7 @@ def slim(teacher: AutoencoderKL) -> SlimVAE:
     )
 
 
+@precision.single()
 def tiny(teacher: AutoencoderKL) -> AutoencoderTiny:
     """diffusers' AutoencoderTiny (the layout of TAESD) at the student's width, untrained: no
     variance, and latents that are already scaled.

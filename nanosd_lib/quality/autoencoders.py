@@ -94,12 +94,15 @@ def compare(
 @torch.no_grad()
 def strip(net: Autoencoder, x: Tensor, frames: int) -> Tensor:
     """Pictures (frames, 3, H, W) along the straight line between the latents of x[0] and x[1]."""
-    z, w = latents(net, x[:2])[0], torch.linspace(0, 1, frames)[:, None, None, None]
+    z, w = (
+        latents(net, x[:2])[0],
+        torch.linspace(0, 1, frames, dtype=torch.float32)[:, None, None, None],
+    )
     return pictures(net, (1 - w) * z[:1] + w * z[1:2])
 
 
 def judge_gmac(judge: str, size: int) -> float:
     """Multiply-adds (10^9) of one LPIPS of two pictures of size x size; nothing is downloaded."""
     net = extractors.lpips_over(judge, trained=False).to("meta")
-    x = torch.empty(1, 3, size, size, device="meta")
+    x = torch.empty(1, 3, size, size, device="meta", dtype=torch.float32)
     return sum(counting.flops(lambda: net(x, x)))

@@ -11,7 +11,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from nanosd_lib.data import folder, miniworld, raycast, splits
-from nanosd_lib.networks import pipeline, surgery
+from nanosd_lib.networks import pipeline, precision, surgery
 from nanosd_lib.networks.arch import space
 from nanosd_lib.quality import extractors, judges, metrics
 
@@ -67,6 +67,7 @@ def check_prompts(
     }
 
 
+@precision.single()
 def check_frechet(
     pipe: StableDiffusionPipeline,
     n: int,
@@ -132,7 +133,7 @@ def compose(pipe: StableDiffusionPipeline, n: int, seed: int) -> dict:
     """Which of n networks drawn at random run forward with the right output shape."""
     networks, g = space(), torch.Generator().manual_seed(seed)
     size = pipe.unet.config.sample_size
-    x = torch.randn(1, pipe.unet.config.in_channels, size, size, generator=g)
+    x = torch.randn(1, pipe.unet.config.in_channels, size, size, generator=g, dtype=torch.float32)
     text = pipeline.embed(pipe, [""])
     drawn = [str(networks[int(i)]) for i in torch.randperm(len(networks), generator=g)[:n]]
     ran = []

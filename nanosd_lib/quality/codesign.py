@@ -29,7 +29,10 @@ def denoised(
     x = splits.heldout_pictures(pipe, n, seed, mine)[kind]
     z, _ = autoencoders.latents(pipe.vae, x)
     g = torch.Generator().manual_seed(seed)
-    noise, a = torch.randn(z.shape, generator=g), pipe.scheduler.alphas_cumprod.cpu()[t]
+    noise, a = (
+        torch.randn(z.shape, generator=g, dtype=torch.float32),
+        pipe.scheduler.alphas_cumprod.cpu()[t],
+    )
     text, made = pipeline.embed(pipe, [""]), []
     for zt, e in zip(z.split(32), noise.split(32), strict=True):
         noisy = a.sqrt() * zt + (1 - a).sqrt() * e

@@ -14,7 +14,7 @@ from diffusers import StableDiffusionPipeline
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from nanosd_lib.networks import pipeline
+from nanosd_lib.networks import pipeline, precision
 from nanosd_lib.networks.pipeline import Protocol
 from nanosd_lib.paths import ROOT
 from nanosd_lib.quality import judges, metrics
@@ -22,6 +22,7 @@ from nanosd_lib.quality import judges, metrics
 INCEPTION = Path("/tmp/inception-2015-12-05.pt")  # where clean-fid 0.1.35 keeps its weights
 
 
+@precision.single()
 def extractor(name: str, device: str | torch.device = "cpu") -> Callable[[Tensor], Tensor]:
     """Pictures (N, 3, H, W) in [-1, 1] -> features (N, D), looked at on that device and handed back
     on the CPU: "mini-clip" (D = 64) or "inception-2015" (D = 2048).
@@ -98,6 +99,7 @@ def features(look: Callable[[Tensor], Tensor], pictures: Tensor, batch: int = 12
     return torch.cat([look(x) for x in pictures.split(batch)]).double()
 
 
+@precision.single()
 def lpips_over(backbone: str, trained: bool = True) -> nn.Module:
     """LPIPS (Zhang et al. 2018) of the `lpips` package, frozen: pictures (N, 3, H, W) in [-1, 1]
     twice -> (N, 1, 1, 1).

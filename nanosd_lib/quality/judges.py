@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTokenizer, CLIPVisionConfig
 
 from nanosd_lib.data import miniworld, photographs
+from nanosd_lib.networks import precision
 from nanosd_lib.paths import ROOT
 
 TOKENS = 24
@@ -91,6 +92,7 @@ def _merged(pieces: list[str], pair: tuple[str, str]) -> list[str]:
     return out
 
 
+@precision.single()
 def clip(words: CLIPTokenizer) -> CLIPModel:
     """An untrained CLIP (Radford et al. 2021) with a 64-wide text tower and a ViT on 8x8 patches of
     64x64 pictures.
@@ -184,6 +186,7 @@ def recognised(
     return {k: v.float().mean().item() for k, v in share.items()}
 
 
+@precision.single()
 def classifier() -> AttributeClassifier:
     """The attribute classifier that `make teacher` trains on renders alone."""
     folder = ROOT / "data" / "mini-attributes"

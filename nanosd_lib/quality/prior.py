@@ -42,7 +42,10 @@ def interpolation(
     """Images along great circles between `pairs` of noises, one prompt, and the steps of their
     features (article, quality).
     """
-    noise, w = pipeline.noise(pipe, 2 * pairs, seed + 77), torch.linspace(0, 1, frames)
+    noise, w = (
+        pipeline.noise(pipe, 2 * pairs, seed + 77),
+        torch.linspace(0, 1, frames, dtype=torch.float32),
+    )
     prompts, protocol = (
         splits.prompts(1, seed, objects=1) * frames,
         pipeline.protocol_of(frames, steps, guidance, seed),

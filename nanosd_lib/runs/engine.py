@@ -14,8 +14,8 @@ ports when many run at once. This engine is registered as `nanosd`
   below stay pending; another exit code is a code error); a cell tagged raises-exception may fail,
   one tagged skip-execution is left out. The end state stands in the notebook's metadata
   (`nanosd.state`, one of `STATES`), with seconds and peak memory of each cell;
-- the file is written whole or not at all, also on a signal (`interrupts`), and its size is capped; a
-  device or a pipe gets one notebook, at the end.
+- the file is written whole or not at all, also on a signal (`interrupts`), and its size is capped;
+  a device or a pipe gets one notebook, at the end.
 """
 
 from __future__ import annotations
