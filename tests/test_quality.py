@@ -79,7 +79,7 @@ def test_a_scale_costs_its_square():
     assert metrics.frechet(a, 3 * a) == pytest.approx(4 * trace, rel=1e-6)
 
 
-WAYS = {"frechet": metrics.frechet, "fallback": metrics._frechet_by_singular_values}
+WAYS = {"frechet": metrics.frechet, "fallback": metrics.frechet_by_singular_values}
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -79,6 +79,12 @@ class Scenes:
         return Scenes(**{f.name: getattr(self, f.name)[i] for f in fields(self)})
 
 
+def joined(parts: list[Scenes]) -> Scenes:
+    """Batches of scenes as one."""
+    names = [f.name for f in fields(Scenes)]
+    return Scenes(**{name: torch.cat([getattr(p, name) for p in parts]) for name in names})
+
+
 def sample(n: int, seed: int, objects: int | None = None) -> Scenes:
     """Draw n scenes; `objects` fixes their number (1-3), otherwise 45 / 40 / 15 % hold one, two,
     three.

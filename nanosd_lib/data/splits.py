@@ -16,9 +16,8 @@ from nanosd_lib.data import folder, miniworld, photographs, raycast
 from nanosd_lib.networks import pipeline
 
 SEEDS = {"train": 101, "heldout": 202, "prompts": 303}  # never the seed the teacher was trained on
-HELDOUT_STEP = (
-    900_000  # of the 1,000,003 steps that `learning.fit.rng` gives a seed: none trains so far
-)
+# of the 1,000,003 steps that `learning.fit.rng` gives a seed: none trains so far
+HELDOUT_STEP = 900_000
 
 
 @dataclass(frozen=True)
@@ -135,15 +134,17 @@ def noisy(
     g: torch.Generator,
     drop: float = 0.1,
     device: torch.device | None = None,
+    between: tuple[float, float] = (0, 1),
 ) -> dict[str, Tensor]:
-    """One diffusion batch on that device (default: where the latents are): x_t, t uniform in the
-    schedule, text (10 % empty) and the noise; `own` is x_t of the student VAE's latents under the
-    same noise, where there is one.
+    """One diffusion batch on that device (default: where the latents are): x_t, t uniform in that
+    part of the schedule, text (10 % empty) and the noise; `own` is x_t of the student VAE's latents
+    under the same noise, where there is one.
 
     The paper does not say which timesteps FwKD sees; uniform is the diffusion loss's own choice.
     """
     i = torch.randint(len(data), (batch,), generator=g)
-    t = torch.randint(scheduler.config.num_train_timesteps, (batch,), generator=g)
+    first, last = (round(part * scheduler.config.num_train_timesteps) for part in between)
+    t = torch.randint(first, last, (batch,), generator=g)
     noise = torch.randn(batch, *data.z.shape[1:], generator=g, dtype=torch.float32)
     empty = torch.rand(batch, 1, 1, generator=g, dtype=torch.float32) < drop
     device, dtype = device or data.z.device, data.z.dtype
@@ -175,12 +176,37 @@ def heldout_pictures(
     return {k: pipeline.sized(x, side) for k, x in kinds.items()}
 
 
+def heldout_photographs(
+    pipe: StableDiffusionPipeline, n: int, seed: int, mine: folder.Photographs | None = None
+) -> dict[str, Tensor]:
+    """n crops of each held-out photograph (of the user's own, if there are any), by file name."""
+    where, side = SEEDS["heldout"] + 1000 * seed, pipeline.side(pipe)
+    if mine is None:
+        names = photographs.PHOTOGRAPHS["heldout"]
+        cut = {name: photographs.crops("heldout", n, where, names=[name])[0] for name in names}
+        return {name: pipeline.sized(x, side) for name, x in cut.items()}
+    alone = {
+        file: folder.Photographs(mine.folder, {"heldout": [(file, caption)]})
+        for file, caption in mine.splits["heldout"]
+    }
+    return {
+        file: torch.cat(list(folder.crops(one, "heldout", n, side, where, 16)[0]))
+        for file, one in alone.items()
+    }
+
+
 def heldout_batches(
-    latents: Latents, pipe: StableDiffusionPipeline, n: int, seed: int, batch: int = 32
+    latents: Latents,
+    pipe: StableDiffusionPipeline,
+    n: int,
+    seed: int,
+    batch: int = 32,
+    between: tuple[float, float] = (0, 1),
 ) -> list[dict[str, Tensor]]:
-    """Fixed noisy batches of about n held-out latents: batch k is drawn from (seed, k), and no step
-    of a training from the same, whatever its seed.
+    """Fixed noisy batches of about n held-out latents, t in that part of the schedule: batch k is
+    drawn from (seed, k), and no step of a training from the same, whatever its seed.
     """
-    first = seed * 1_000_003 + HELDOUT_STEP
+    first, few = seed * 1_000_003 + HELDOUT_STEP, min(batch, n)
     draws = [torch.Generator().manual_seed(first + k) for k in range(max(1, n // batch))]
-    return [noisy(latents, pipe.scheduler, min(batch, n), g, device=pipe.device) for g in draws]
+    how = {"device": pipe.device, "between": between}
+    return [noisy(latents, pipe.scheduler, few, g, **how) for g in draws]

@@ -137,6 +137,40 @@ def generate(
     return torch.cat(out) * 2 - 1
 
 
+@torch.no_grad()
+def stages(
+    pipe: StableDiffusionPipeline, prompt: str, protocol: Protocol, shown: int = 5
+) -> dict[str, Tensor]:
+    """One sampling, looked at on the way: at `shown` steps the decoded noisy latent x_t and the
+    picture that the U-Net expects there, (x_t - sqrt(1 - abar) eps) / sqrt(abar), both (K, 3, H, W)
+    in [-1, 1], and "t" (K,).
+    """
+    text, seen = embed(pipe, ["", prompt]), []
+    wanted = {round(i) for i in torch.linspace(0, protocol.steps - 2, shown).tolist()}
+
+    def look(pipe, i, t, state):
+        if i in wanted:
+            x, later = state["latents"], pipe.scheduler.timesteps[i + 1]
+            empty, asked = pipe.unet(torch.cat([x, x]), later, text).sample.chunk(2)
+            eps, a = empty + protocol.guidance * (asked - empty), pipe.scheduler.alphas_cumprod
+            share = a.to(x.device)[int(later)]
+            seen.append((int(later), x, (x - (1 - share).sqrt() * eps) / share.sqrt()))
+        return state
+
+    pipe(
+        prompt,
+        latents=noise(pipe, 1, protocol.seed).to(pipe.device, pipe.unet.dtype),
+        num_inference_steps=protocol.steps,
+        guidance_scale=protocol.guidance,
+        output_type="latent",
+        callback_on_step_end=look,
+    )
+    t, noisy, clean = zip(*seen, strict=True)
+    latents = [torch.cat(z) / pipe.vae.config.scaling_factor for z in (noisy, clean)]
+    made = [pipe.vae.decode(z).sample.float().cpu().clamp(-1, 1) for z in latents]
+    return {"t": torch.tensor(t), "noisy": made[0], "expected": made[1]}
+
+
 def sized(pictures: Tensor, side: int) -> Tensor:
     """Pictures (N, C, H, W) brought to side x side, smoothed where they shrink; the same tensor
     where they have it.

@@ -172,18 +172,16 @@ def attributes(scenes: miniworld.Scenes) -> dict[str, Tensor]:
 @torch.no_grad()
 def recognised(
     net: AttributeClassifier, pictures: Tensor, scenes: miniworld.Scenes, batch: int = 128
-) -> dict[str, float]:
-    """Share of pictures in which the classifier reads what the scene says: shape, colour and
-    texture of every object (and no further object), `both` shape and colour of every object,
-    ground, light.
+) -> dict[str, Tensor]:
+    """In which pictures (N,) the classifier reads what the scene says: shape, colour and texture of
+    every object (and no further object), `both` shape and colour of every object, ground, light.
     """
     small = (nn.functional.interpolate(x, (64, 64), mode="area") for x in pictures.split(batch))
     answers = [{k: v.argmax(-1) for k, v in net(x).items()} for x in small]
     told = {k: torch.cat([a[k] for a in answers]) for k in answers[0]}
     right = {k: (told[k] == want) | (want == -100) for k, want in attributes(scenes).items()}
-    share = {k: (v if v.ndim == 1 else v.all(-1)) for k, v in right.items()}
-    share["both"] = share["shape"] & share["colour"]
-    return {k: v.float().mean().item() for k, v in share.items()}
+    whole = {k: (v if v.ndim == 1 else v.all(-1)) for k, v in right.items()}
+    return whole | {"both": whole["shape"] & whole["colour"]}
 
 
 @precision.single()

@@ -34,10 +34,10 @@ def frechet(a: Tensor, b: Tensor) -> float:
         distance = float("nan")
     if distance >= -rounding:
         return max(0.0, distance)
-    return _frechet_by_singular_values(a.double(), b.double())
+    return frechet_by_singular_values(a.double(), b.double())
 
 
-def _frechet_by_singular_values(a: Tensor, b: Tensor) -> float:
+def frechet_by_singular_values(a: Tensor, b: Tensor) -> float:
     """The same of (N, D), (M, D) without a matrix root: tr (C_a C_b)^(1/2) is the nuclear norm of
     A B^T / ((N - 1)(M - 1))^(1/2), A and B centred.
     """

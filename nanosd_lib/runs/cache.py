@@ -25,7 +25,7 @@ from nanosd_lib import paths
 from nanosd_lib.paths import PACKAGE
 from nanosd_lib.runs import artifacts, processes
 from nanosd_lib.runs.artifacts import Artifact, Damaged
-from nanosd_lib.runs.provenance import canonical, lock_hash, source_closure, text_hash
+from nanosd_lib.runs.provenance import canonical, data_read, lock_hash, source_closure, text_hash
 
 if TYPE_CHECKING:
     import torch  # three seconds that who only looks into a store need not spend
@@ -169,13 +169,14 @@ def _parts(device, name, fn, params, inputs, context) -> dict[str, Any]:
         plain = json.loads(canonical(params))
     except (TypeError, ValueError) as error:
         raise TypeError(f"cached {name}: params: {error}; hand it over as context") from None
-    cuda = device.type == "cuda"
+    cuda, source = device.type == "cuda", source_closure({_home(fn), *_homes(context.values())})
     return {
         "name": name,
         "function": f"{_home(fn)}.{fn.__qualname__}",
         "params": plain,
         "inputs": [item.key if isinstance(item, Artifact) else _text(item) for item in inputs],
-        "source": source_closure({_home(fn), *_homes(context.values())}),
+        "source": source,
+        "data": data_read(source),
         "lock": lock_hash(),
         "device": _gpu_name(device) if cuda else "cpu",
     }

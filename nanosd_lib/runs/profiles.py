@@ -47,8 +47,7 @@ class Samples(Strict):
 
 class TeacherCheck(Strict):
     reconstructions: Annotated[int, Field(ge=2)]
-    prompts: Count
-    frechet: Annotated[int, Field(ge=2)]
+    prompts: Count  # of each kind
 
 
 class Cost(Strict):

@@ -8,6 +8,7 @@ import json
 import os
 import platform
 import subprocess
+from collections.abc import Iterable
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -21,6 +22,14 @@ from nanosd_lib.paths import PACKAGE, ROOT
 
 # what runs and keeps computations without deciding what is in them
 MACHINERY = (f"{PACKAGE}.runs.", f"{PACKAGE}.views.explorers", f"{PACKAGE}.paths")
+
+
+# the folders of data/ that a module reads by itself, whoever calls it
+READS = {
+    f"{PACKAGE}.quality.extractors": ("mini-clip",),
+    f"{PACKAGE}.quality.judges": ("mini-attributes",),
+    f"{PACKAGE}.data.photographs": ("photographs",),
+}
 
 
 def canonical(value: Any) -> str:
@@ -87,6 +96,26 @@ def code_cells(path: Path) -> list[str]:
     """The sources of a notebook's code cells."""
     book = json.loads(path.read_text(encoding="utf-8"))
     return ["".join(c["source"]) for c in book["cells"] if c["cell_type"] == "code"]
+
+
+def data_read(modules: Iterable[str]) -> dict[str, str]:
+    """The folders of `data/` that those modules read by themselves, each with its hash: judges and
+    photographs decide a result as code does.
+    """
+    names = sorted({name for m in modules for name in READS.get(m, ())})
+    folders = {name: ROOT / "data" / name for name in names}
+    return {name: _folder_hash(path, _stamps(path)) for name, path in folders.items()}
+
+
+def _stamps(path: Path) -> tuple[tuple[str, int, int], ...]:
+    """Every file below a folder with size and time of change: another one is hashed again."""
+    files = [p for p in sorted(path.rglob("*")) if p.is_file()]
+    return tuple((p.name, (stat := p.stat()).st_size, stat.st_mtime_ns) for p in files)
+
+
+@cache
+def _folder_hash(path: Path, stamps: tuple[tuple[str, int, int], ...]) -> str:
+    return file_hash(path) if stamps else "missing"
 
 
 def teacher_hash(path: str | Path) -> str:

@@ -21,6 +21,7 @@ from nanosd_lib.runs.provenance import (
     canonical,
     code_cells,
     commits_since,
+    data_read,
     file_hash,
     made_of,
     source_of,
@@ -29,7 +30,6 @@ from nanosd_lib.runs.provenance import (
 
 REFERENCE = ROOT / "results" / "reference"
 DIGITS = 16  # of a hash: enough to tell two files apart
-DATA = ("sd-mini", "mini-clip", "mini-attributes", "photographs")
 UNREAD = ("name", "device", "threads", "notebook_minutes", "teacher")  # decide no number, or `data`
 
 
@@ -41,7 +41,7 @@ def ingredients(path: Path, profile: profiles.Profile) -> dict[str, str]:
     code = made_of(path)
     modules = [source for name in code if name != "cells" and (source := source_of(name))]
     text = "\n".join([*code_cells(path), *(m.read_text(encoding="utf-8") for m in modules)])
-    found = {**code, **_budgets(text, profile), **_data(text, list(code), profile)}
+    found = {**code, **_budgets(text, profile), **_data(list(code), profile)}
     found["claims"] = _claims(path.stem)
     return {name: value[:DIGITS] for name, value in sorted(found.items())}
 
@@ -53,10 +53,11 @@ def _budgets(text: str, profile: profiles.Profile) -> dict[str, str]:
     return {f"budget {k}": text_hash(canonical(v)) for k, v in values.items() if k in read}
 
 
-def _data(text: str, modules: list[str], profile: profiles.Profile) -> dict[str, str]:
-    """The folders of `data/` that a text names; the teacher, where a recipe can load it."""
-    names = {name for name in DATA if f'"{name}"' in text and (ROOT / "data" / name).exists()}
-    found = {f"data/{name}": _folder(ROOT / "data" / name) for name in names}
+def _data(modules: list[str], profile: profiles.Profile) -> dict[str, str]:
+    """What of `data/` those modules read: judges, photographs, what the sources print; and the
+    teacher, where a recipe can load it.
+    """
+    found = {f"data/{name}": value for name, value in data_read(modules).items()}
     found["data/paper"] = _folder(ROOT / "data" / "paper", ".csv")
     local = ROOT / profile.teacher.path
     if any(m.startswith(f"{PACKAGE}.recipes.") for m in modules) and local.is_dir():
