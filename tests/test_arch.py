@@ -124,3 +124,13 @@ def test_printed_strings_that_contradict_their_counts_are_kept():
     printed = arch.PRINTED["TinySD"]
     assert (printed.D3, printed.D2, printed.D1) == (row.printed_D3, row.printed_D2, row.printed_D1)
     assert printed != arch.NANOSD["TinySD"]
+
+
+def test_which_networks_a_smaller_space_lacks():
+    left = dict(arch.CHOICES) | {"E1": ("RARA", "RA"), "D1": ("RR", "RRA")}
+    named = {k: arch.NANOSD[k] for k in ("TinySD", "N2", "N7")}
+    out = arch.outside(left, named)
+    assert out == {"TinySD": ["D1:RARA"], "N2": ["E1:R"], "N7": ["E1:R"]}
+    inside = set(arch.space(left))
+    assert not any(a in inside for a in named.values())
+    assert arch.outside(arch.CHOICES, named) == {k: [] for k in named}

@@ -109,7 +109,7 @@ def test_what_a_stage_reads_is_what_the_one_before_wrote(seen):
 @pytest.mark.parametrize("code, n", [("RARA", 2), ("RR", 2), ("RA", 1), ("R", 1)])
 def test_what_e3_is_taught(seen, e3_target, code, n):
     want = fwkd.targets(seen, "E3", code, e3_target)
-    assert [tuple(t.shape) for t in want] == [(4, 128, 4, 4)] * n
+    assert [tuple(t.shape) for t in want] == [(4, 96, 8, 8)] * n
     last = seen["D3"].inputs["hidden_states"] if e3_target == "D4" else seen["E3"].outputs[1]
     assert torch.equal(want[-1], last)
     assert n == 1 or torch.equal(want[0], seen["E3"].outputs[0])
@@ -220,19 +220,19 @@ def teach(teacher, train, heldout, scheduler, pairs, how):
 def test_alignment_brings_a_student_nearer_to_its_teacher(narrow, tmp_path):
     batch, before = a_batch(NARROW), state(narrow)
     student = surgery.student(NANOSD["N2"], narrow)
-    start = tafid.denoising_error(student, narrow, [batch])
+    start = tafid.denoising_error(student, narrow, [batch]).value
     record = align.align(student, narrow, lambda g: batch, 10, 1e-3, tmp_path)
-    assert 0 < tafid.denoising_error(student, narrow, [batch]) < start
+    assert 0 < tafid.denoising_error(student, narrow, [batch]).value < start
     assert record[-1]["step"] == 10 and not student.training
     assert same(before, narrow.state_dict())
 
 
 def test_the_denoising_error_of_the_teacher_is_zero_and_of_nothing_one(narrow):
     batch = a_batch(NARROW)
-    assert tafid.denoising_error(narrow, narrow, [batch, batch]) == 0
+    assert tafid.denoising_error(narrow, narrow, [batch, batch]) == (0, 0, 0)
     silent = UNet2DConditionModel.from_config(narrow.config).eval()
     nn.init.zeros_(silent.conv_out.weight), nn.init.zeros_(silent.conv_out.bias)
-    assert tafid.denoising_error(silent, narrow, [batch]) == pytest.approx(1)
+    assert tafid.denoising_error(silent, narrow, [batch]) == pytest.approx((1, 1, 1))
 
 
 # ---------------------------------------------------------------------------------------- survivors
@@ -242,13 +242,11 @@ def test_survivors():
     rows = [
         ("E1", "RARA", 100, 0.0, True),
         ("E1", "RA", 60, 0.2, True),
-        ("E1", "RR", 80, 0.3, False),  # RA is smaller and better
+        ("E1", "RR", 80, 0.3, True),  # larger and worse than RA, yet accurate
         ("E1", "R", 40, 0.6, False),  # above the limit
-        ("E2", "R", 90, 0.3, True),  # another stage's RA does not beat it
-        ("E2", "RR", 90, 0.4, True),  # not fewer parameters
-        ("E2", "RA", 95, 0.5, False),  # at the limit, but E2:R is smaller and better
-        ("E3", "R", 10, 0.5, True),  # at the limit
-        ("E3", "RA", 20, 0.5, True),  # not a smaller error
+        ("E2", "RA", 95, 0.5, True),  # at the limit
+        ("E3", "R", 10, 0.5001, False),
+        ("E3", "RA", 20, float("nan"), False),  # diverged
     ]
     columns = ["stage", "code", "params", "relative_error", "kept"]
     table = pd.DataFrame(rows, columns=columns)

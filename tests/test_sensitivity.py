@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pandas as pd
 import pytest
 import torch
 
@@ -18,13 +19,31 @@ def pipe(sd_mini):
 
 
 @pytest.fixture(scope="module")
-def found(pipe):
+def every(pipe):
     how = dict(steps=1, guidance=1.0, batch=4, seed=0, features="mini-clip")
     reference = tafid.reference(pipe, 4, **how)
     latents = splits.Latents(**splits.latents(pipe, "heldout", 4, 0, 0)["latents"])
-    return sensitivity.sensitivity(
-        pipe, latents, 4, reference["features"]["teacher"], **how
-    )["table"].set_index(["removed", "how"])  # fmt: skip
+    against, ways = reference["features"]["teacher"], ("removed", "one R")
+    tables = [
+        sensitivity.sensitivity(pipe, latents, way, 4, against, **how)["table"] for way in ways
+    ]
+    return pd.concat(tables).set_index(["removed", "how"])
+
+
+@pytest.fixture(scope="module")
+def found(every):
+    return every[every.band == "all"]
+
+
+def test_every_metric_has_an_interval_in_every_band(every):
+    assert (
+        every.groupby(level=[0, 1]).band.apply(list).map(tuple).eq(tuple(sensitivity.BANDS)).all()
+    )
+    for metric in ("eps_error", "tafid"):
+        low, value, high = (every[metric + end] for end in ("_low", "", "_high"))
+        assert (low <= value).all() and (value <= high).all() and (low < high).all()
+    by_band = every.xs("E1", level="removed").set_index("band").eps_error
+    assert by_band["early"].max() < by_band["late"].min()  # noise hides what E1 adds
 
 
 def test_every_stage_is_shortened_and_removed(found):

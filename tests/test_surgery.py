@@ -282,7 +282,7 @@ def test_a_student_works_inside_the_pipeline(teacher):
     student = surgery.student(NANOSD["N6"], teacher)
     other = pipeline.with_parts(pipe, unet=student)
     assert other.unet is student and pipe.unet is teacher and other.vae is pipe.vae
-    for height, width in ((64, 64), (40, 56), (72, 24)):  # latents of 16x16, 10x14, 18x6
+    for height, width in ((64, 64), (40, 56), (72, 24)):  # latents of 32x32, 20x28, 36x12
         made = other(
             "a red cube", height=height, width=width, num_inference_steps=2, output_type="pt"
         )

@@ -82,10 +82,12 @@ def test_seconds_a_photograph():
 
 def test_the_photo_table_has_the_models_whose_latency_is_printed():
     family = paper.family()
-    table = photo_cost.photo_table(family, tiles=88, vae_ms=18).set_index("model")
+    table = photo_cost.photo_table(family, tiles=88, vae_ms={"": 18, "TinySD": 126.6})
+    table = table.set_index("model")
     assert "SD1.5" not in table.index and len(table) == family.htp_ms.notna().sum()
     assert table.unet_only_s["NanoSD2"] == pytest.approx(88 * 0.027)
     assert table.with_vae_s["NanoSD2"] == pytest.approx(88 * 0.045)
+    assert table.with_vae_s["TinySD"] == pytest.approx(88 * (0.074 + 0.1266))
 
 
 # ----------------------------------------------------------------------------------------- running
@@ -308,6 +310,9 @@ def test_the_explorer_is_a_pure_function():
     assert seen["seconds, U-Net and VAE"] == pytest.approx(3.96)
     assert seen["GB, weights"] == 3 and seen["GB, activations"] == 0.5
     larger = photo_cost.explore(Grid(1000, 750, 256, 32, 4), 27, 18, memory)
+    other = photo_cost.explore(Grid(1000, 750, 128, 32, 4), 27, 18, memory, parameters=3e8)
+    held = memory[(memory.format == "fp16") & (memory.component != "U-Net")].weights_mb.sum()
+    assert other["GB, weights"] == pytest.approx(0.6 + held / 1e3)
     assert larger["GB, activations"] == 2.0  # four times the area
     with pytest.raises(ValueError, match="format 'fp64' does not exist: use one of fp16, int8"):
         photo_cost.explore(Grid(1000, 750, 128, 32), 27, 18, memory, "fp64")

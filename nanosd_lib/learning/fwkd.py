@@ -226,14 +226,7 @@ def errors(
 
 
 def survivors(table: pd.DataFrame, keep_error: float) -> list[bool]:
-    """Which rows (stage, code, params, relative_error) survive FwKD; the rule is our assumption.
-
-    A surrogate goes when its error is above `keep_error`, or when another of its stage has both
-    fewer parameters and a smaller error.
+    """Which rows (stage, code, relative_error) survive FwKD: those that are accurate (the poster
+    prunes the others). The paper prints no threshold; `keep_error` is our assumption.
     """
-    kept = []
-    for row in table.itertuples():
-        peers = table[table.stage == row.stage]
-        beaten = ((peers.params < row.params) & (peers.relative_error < row.relative_error)).any()
-        kept.append(bool(row.relative_error <= keep_error and not beaten))
-    return kept
+    return [bool(error <= keep_error) for error in table.relative_error]

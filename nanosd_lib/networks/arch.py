@@ -8,7 +8,7 @@ R is a ResNet block, A a transformer block. `E1 E2 E3 | D3 D2 D1`:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 
@@ -123,3 +123,11 @@ PRINTED = {
     "Hand-tuned": Arch.parse("RA RA RA | RA RAR RAR"),
 }
 ABLATION = Arch.parse("R RA RA R | RAR | RR RARA RRA RRA")  # N1 with E4, M and D4 put back
+
+
+def outside(left: Mapping[str, Sequence[str]], archs: Mapping[str, Arch]) -> dict[str, list[str]]:
+    """For each named network the choices ("E1:R") that a space of the codes in `left` lacks."""
+    return {
+        name: [f"{s}:{c}" for s, c in a.stages.items() if s in left and c not in left[s]]
+        for name, a in archs.items()
+    }

@@ -29,7 +29,8 @@ def latents(net: Autoencoder, x: Tensor, batch: int = 64) -> tuple[Tensor, Tenso
 def pictures(net: Autoencoder, z: Tensor, batch: int = 64) -> Tensor:
     """Pictures (N, 3, H, W) in [-1, 1] of scaled latents, in float32."""
     weight = next(net.parameters())
-    some = batch if z.shape[-1] <= 16 else 1
+    side = z.shape[-1] * 2 ** (len(net.config.block_out_channels) - 1)  # of the pictures
+    some = batch if side <= 64 else 1
     made = [vae.decoded(net, p.to(weight)).float().cpu() for p in z.split(some)]
     return torch.cat(made).clamp(-1, 1)
 

@@ -201,14 +201,13 @@ def combinations(
             pipe=whole, teacher_features=features, mine=mine,
         )  # fmt: skip
         s = found["scores"]
-        rows.append(
-            (unet, name, aligned, s["tafid"], against["floor"]["tafid"], s["psnr_denoised"])
-        )
+        measured = {k: s[k] for k in ("tafid", "tafid_low", "tafid_high", "psnr_denoised")}
+        rows.append({"unet": unet, "vae": name, "aligned": aligned, **measured})
         label = f"{unet} U-Net, {name} VAE" + ("" if aligned == "no" else f", aligned on {aligned}")
         seen[label] = found["pictures"]["pictures"]
-    columns = ["unet", "vae", "aligned", "tafid", "floor", "psnr_denoised"]
-    table = pd.DataFrame(rows, columns=columns)
-    return table.assign(protocol=against["floor"]["protocol"]), seen
+    floor = against["floor"]
+    table = pd.DataFrame(rows).assign(floor=floor["tafid"], protocol=floor["protocol"])
+    return table, seen
 
 
 def _around(pipe: StableDiffusionPipeline, make: Callable[[], UNet2DConditionModel]):

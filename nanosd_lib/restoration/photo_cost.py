@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import pandas as pd
 
 from nanosd_lib.restoration.tiling import Grid
@@ -21,20 +23,28 @@ def photo_seconds(tiles: int, unet_ms: float, vae_ms: float = 0.0, steps: int = 
     return tiles * (steps * unet_ms + vae_ms) / 1e3
 
 
-def photo_table(family: pd.DataFrame, tiles: int, vae_ms: float) -> pd.DataFrame:
-    """Seconds a photograph for each published model (columns model, htp_ms), without and with the
-    VAE.
+def photo_table(family: pd.DataFrame, tiles: int, vae_ms: Mapping[str, float]) -> pd.DataFrame:
+    """Seconds a photograph for each published model (columns model, htp_ms), without and with its
+    own VAE: vae_ms by model, "" for all that are not named.
     """
     known = family.dropna(subset=["htp_ms"])[["model", "htp_ms"]].copy()
+    known["vae_ms"] = [vae_ms.get(model, vae_ms[""]) for model in known.model]
     known["unet_only_s"] = [photo_seconds(tiles, ms) for ms in known.htp_ms]
-    known["with_vae_s"] = [photo_seconds(tiles, ms, vae_ms) for ms in known.htp_ms]
+    known["with_vae_s"] = [photo_seconds(tiles, r.htp_ms, r.vae_ms) for r in known.itertuples()]
     return known
 
 
 def explore(
-    grid: Grid, unet_ms: float, vae_ms: float, memory: pd.DataFrame, kind: str = "fp16"
+    grid: Grid,
+    unet_ms: float,
+    vae_ms: float,
+    memory: pd.DataFrame,
+    kind: str = "fp16",
+    parameters: float | None = None,
 ) -> pd.Series:
     """Tiles, seconds and gigabytes of one photograph: what the explorer's sliders show.
+
+    parameters: of another U-Net than SD 1.5's; its weights then take the place of those in memory.
 
     memory: component, format, weights_mb, peak_activation_mb of one tile of 512 output pixels;
     activations grow with a tile's area (attention by attention kernels that never hold the whole
@@ -45,7 +55,10 @@ def explore(
         known = ", ".join(dict.fromkeys(memory.format))
         raise ValueError(f"format {kind!r} does not exist: use one of {known}")
     area = (grid.tile * grid.scale / 512) ** 2
-    weights, active = rows.weights_mb.sum() / 1e3, area * rows.peak_activation_mb.max() / 1e3
+    held = rows.set_index("component").weights_mb / 1e3
+    if parameters is not None:
+        held["U-Net"] = parameters * BYTES[kind] / 1e9
+    weights, active = held.sum(), area * rows.peak_activation_mb.max() / 1e3
     buffers = grid.buffer_mb(1) / 1e3
     return pd.Series(
         {
