@@ -268,5 +268,7 @@ def train(work: Path, data: Path, budget: Any) -> dict:
         "steps": {k: v[-1]["step"] for k, v in logs.items()},
         "loss": logs,
     }
-    (data / "sd-mini" / "training.json").write_text(json.dumps(record, indent=1) + "\n")
+    (data / "sd-mini" / "training.json").write_text(
+        json.dumps(record, indent=1) + "\n", encoding="utf-8"
+    )
     return record

@@ -77,7 +77,7 @@ def write(folder: Path, key: str, values: dict[str, Any], facts: dict[str, Any])
             _sync(temporary / name)
         body = {"key": key, "files": files, **facts}
         manifest = {**body, "digest": text_hash(canonical(body))}
-        (temporary / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
+        (temporary / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
         _sync(temporary / MANIFEST)
         _sync(temporary)
         try:
@@ -145,7 +145,7 @@ def _write(folder: Path, name: str, value: Any) -> str:
             f"value {name!r} ({type(value).__name__}) cannot be stored ({error}): use a DataFrame,"
             " a dict of tensors, a PIL image or plain JSON data"
         ) from None
-    (folder / f"{name}.json").write_text(text)
+    (folder / f"{name}.json").write_text(text, encoding="utf-8")
     return f"{name}.json"
 
 
@@ -165,7 +165,7 @@ def _read(path: Path) -> Any:
     if path.suffix == ".png":
         with Image.open(path) as image:
             return image.copy()
-    return json.loads(path.read_text())
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def _sync(path: Path) -> None:

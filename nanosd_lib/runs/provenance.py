@@ -52,7 +52,7 @@ def file_hash(path: str | Path) -> str:
 
 def code_hash(path: Path) -> str:
     """sha256 of a module's code: docstrings, blank lines and lines of comment do not count."""
-    return _code_hash(path.read_text())
+    return _code_hash(path.read_text(encoding="utf-8"))
 
 
 @cache
@@ -75,7 +75,7 @@ def notebook_hash(path: Path) -> str:
     """
     from nanosd_lib.runs import cells  # IPython comes with it: only who reads notebooks needs it
 
-    book = json.loads(path.read_text())
+    book = json.loads(path.read_text(encoding="utf-8"))
     code = ["".join(c["source"]) for c in book["cells"] if c["cell_type"] == "code"]
     tree = ast.Module([node for source in code for node in cells.cell_tree(source).body], [])
     closure = source_closure(_imported(tree))
@@ -99,7 +99,7 @@ def imports(module: str) -> set[str]:
     """Modules of this library that the module's source imports, anywhere in it."""
     source = _source(module)
     assert source is not None, f"{module} has no source"
-    return set(_imports(source.read_text(), module, tuple(nanosd_lib.__path__)))
+    return set(_imports(source.read_text(encoding="utf-8"), module, tuple(nanosd_lib.__path__)))
 
 
 @cache
@@ -181,7 +181,9 @@ def git_state() -> dict[str, Any]:
 
 def _git(*words: str) -> str | None:
     try:
-        done = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True)
+        done = subprocess.run(
+            ["git", *words], cwd=ROOT, capture_output=True, encoding="utf-8", errors="replace"
+        )
     except OSError:
         return None
     return done.stdout.strip() if done.returncode == 0 else None
@@ -205,7 +207,7 @@ def machine() -> dict[str, Any]:
 
 def _cpu() -> str:
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         return next(line.split(":", 1)[1].strip() for line in lines if "model name" in line)
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()

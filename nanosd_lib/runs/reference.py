@@ -23,7 +23,7 @@ BEGIN, END = "<!-- reference: begin -->", "<!-- reference: end -->"
 
 def copy(run: Path) -> None:
     """Replace results/reference by a finished run; ValueError for one that did not end well."""
-    state = json.loads((run / "run.json").read_text())["state"]
+    state = json.loads((run / "run.json").read_text(encoding="utf-8"))["state"]
     if state != "ok":
         raise ValueError(f"{paths.shown(run)} ended as {state!r}: only a whole run is a reference")
     for name in ("notebooks", "tables", "figures", "io"):
@@ -49,14 +49,14 @@ def copy_measured(results: Path) -> None:
 
 def stale() -> list[str]:
     """Notebooks whose code, or the library code they reach, is not what the reference ran."""
-    entries = json.loads((REFERENCE / "run.json").read_text())["notebooks"]
+    entries = json.loads((REFERENCE / "run.json").read_text(encoding="utf-8"))["notebooks"]
     now = {path.stem: notebook_hash(path) for path in sorted((ROOT / "notebooks").glob("*.ipynb"))}
     return [name for name, value in now.items() if entries.get(name, {}).get("source") != value]
 
 
 def block() -> str:
     """The README's lines about the reference run: minutes, teacher, verdicts."""
-    run = json.loads((REFERENCE / "run.json").read_text())
+    run = json.loads((REFERENCE / "run.json").read_text(encoding="utf-8"))
     verdicts = pd.read_csv(REFERENCE / layout.LEDGER).verdict.value_counts()
     teacher = pd.read_csv(REFERENCE / "tables" / "teacher.csv").set_index("metric").value
     machine = run["machine"]
@@ -96,6 +96,6 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     readme = ROOT / "README.md"
-    readme.write_text(refreshed(readme.read_text()))
+    readme.write_text(refreshed(readme.read_text(encoding="utf-8")), encoding="utf-8")
     print("results/reference and README.md are in line with results/mini")
     return 0

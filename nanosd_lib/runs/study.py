@@ -176,6 +176,6 @@ def _stamp(path: Path) -> int | None:
 
 def _notebooks_of(path: Path) -> dict[str, Any]:
     try:
-        return dict(json.loads(path.read_text())["notebooks"])
+        return dict(json.loads(path.read_text(encoding="utf-8"))["notebooks"])
     except (OSError, ValueError, KeyError, TypeError):
         return {}

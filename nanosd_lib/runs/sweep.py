@@ -112,7 +112,7 @@ def state(point: dict[str, Any]) -> dict[str, Any]:
         "error": "",
     }
     try:
-        report = json.loads((folder / "run.json").read_text())
+        report = json.loads((folder / "run.json").read_text(encoding="utf-8"))
         books = report["notebooks"]
     except FileNotFoundError:
         return row
