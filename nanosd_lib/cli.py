@@ -55,5 +55,5 @@ for _verb, (_module, _what) in MAINS.items():
 
 if __name__ == "__main__":
     if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(line_buffering=True)
+        sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")
     app(prog_name="nanosd")

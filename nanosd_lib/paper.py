@@ -142,7 +142,10 @@ def sources() -> pd.DataFrame:
 
 def claims(path: Path = DATA / "claims.yaml") -> list[Claim]:
     """Every claim of the three sources; an error names the file, the claim and the field."""
-    found = [_claim(raw, path.name, i) for i, raw in enumerate(yaml.safe_load(path.read_text()))]
+    found = [
+        _claim(raw, path.name, i)
+        for i, raw in enumerate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    ]
     ids = [claim.id for claim in found]
     if twice := sorted({i for i in ids if ids.count(i) > 1}):
         raise ValueError(f"{path.name}: claim '{twice[0]}': field 'id': used more than once")

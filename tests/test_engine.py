@@ -16,6 +16,7 @@ import papermill
 import psutil
 import pytest
 
+from nanosd_lib import paths
 from nanosd_lib.runs import arguments, endstate, engine, kernels, resident
 from nanosd_lib.views import explorers
 
@@ -62,6 +63,25 @@ def test_papermills_own_command_leaves_the_users_settings_out(tmp_path):
     subprocess.run([sys.executable, "-m", *words], env=env, check=True, capture_output=True)
     book = nbformat.read(tmp_path / "out.ipynb", as_version=4)
     assert book.cells[-1].outputs[0].text == "False\n"
+
+
+ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+ONE = "import sys, pathlib; from nanosd_lib.runs import kernels\n"
+ONE += "source, out = map(pathlib.Path, sys.argv[1:])\nprint(kernels.execute(source, out, {}, {}))"
+
+
+def test_a_locale_of_ascii(tmp_path):
+    """Letters in cells, outputs, files and the folder's name, where nobody set a locale."""
+    folder = tmp_path / "r\u00e9sultats"
+    folder.mkdir()
+    cell = "open('\u00e9.txt', 'w').write('\u00e9')\nprint(open('\u00e9.txt').read())"
+    source, out = notebook(folder / "in.ipynb", cell), folder / "out.ipynb"
+    env = os.environ | ASCII | {"PYTHONPATH": str(paths.ROOT)}
+    words = [sys.executable, "-c", ONE, str(source), str(out)]
+    done = subprocess.run(words, env=env, capture_output=True, text=True)
+    assert "state='ok'" in done.stdout, done.stdout + done.stderr
+    assert nbformat.read(out, as_version=4).cells[-1].outputs[0].text == "\u00e9\n"
+    assert (folder / "\u00e9.txt").read_bytes() == "\u00e9".encode()
 
 
 def test_ok_with_seconds_and_memory_of_each_cell(tmp_path):

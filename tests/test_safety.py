@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import os
 import re
 import subprocess
@@ -129,3 +130,54 @@ def test_the_block_blocks(tmp_path):
     check = "import socket; socket.create_connection(('192.0.2.1', 80))"
     tried = subprocess.run([sys.executable, "-c", check], env=env, capture_output=True, text=True)
     assert "the network was asked" in tried.stderr
+
+
+OTHERS = ("os.open", "Image.open", "tarfile.open")  # these open no text
+
+
+def unnamed(code: str) -> list[str]:
+    """The calls that read or write text in whatever encoding the machine's locale has."""
+    found = []
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.Call) and (call := ast.unparse(node.func)) not in OTHERS:
+            words = {k.arg: ast.unparse(k.value) for k in node.keywords}
+            given = [*map(ast.unparse, node.args), *words.values()]
+            binary = any(re.fullmatch(r"'[rwxa+]*b[rwxa+]*'", value) for value in given)
+            name = call.rpartition(".")[2]
+            text = name in ("read_text", "write_text") or (
+                name in ("open", "fdopen") and not binary
+            )
+            decoded = "True" in (words.get("text"), words.get("universal_newlines"))
+            if (text or decoded) and "encoding" not in words:
+                found.append(ast.unparse(node))
+    return found
+
+
+def code_of(path: Path) -> str:
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".py":
+        return text
+    cells = [c for c in json.loads(text)["cells"] if c["cell_type"] == "code"]
+    return "\n".join("".join(cell["source"]) for cell in cells)
+
+
+def test_every_text_names_its_encoding():
+    """Else a locale of ASCII ends a run in the middle of a notebook's name."""
+    kinds = {"nanosd_lib": "*.py", "benchmarks": "*.py", "notebooks": "*.ipynb"}
+    files = [p for folder, kind in kinds.items() for p in (ROOT / folder).rglob(kind)]
+    assert len(files) > 90
+    assert [(p.name, call) for p in files for call in unnamed(code_of(p))] == []
+
+
+@pytest.mark.parametrize(
+    "bad, good",
+    [
+        ("p.read_text()", "p.read_text(encoding='utf-8')"),
+        ("p.write_text(x)", "p.write_text(x, encoding='ascii')"),
+        ("open(p)", "open(p, 'rb')"),
+        ("p.open('a')", "p.open(mode='wb')"),
+        ("run(x, text=True)", "run(x, encoding='utf-8')"),
+    ],
+)
+def test_the_scan_for_encodings_sees_what_it_looks_for(bad, good):
+    assert len(unnamed(bad)) == 1 and unnamed(good) == []

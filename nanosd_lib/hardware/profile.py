@@ -46,7 +46,7 @@ def profile(
             del call
             gc.collect()
             samples.append({"round": k, "row": name, "backend": backend.name, "ms": ms})
-            with log.open("a") as handle:
+            with log.open("a", encoding="utf-8") as handle:
                 handle.write(json.dumps(samples[-1]) + "\n")
     return _quartiles(pd.DataFrame(samples), list(found), [b.name for b in chosen], rounds)
 
@@ -54,7 +54,7 @@ def profile(
 def _lines(log: Path) -> list[dict[str, Any]]:
     """Finished samples; a last line that a killed run left half written does not count."""
     found = []
-    for line in log.read_text().splitlines() if log.exists() else ():
+    for line in log.read_text(encoding="utf-8").splitlines() if log.exists() else ():
         with contextlib.suppress(ValueError):
             found.append(json.loads(line))
     return found

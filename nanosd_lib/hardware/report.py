@@ -22,14 +22,14 @@ def read(device: str = "cpu") -> dict[str, Any]:
     """
     folder = _measured(device, "protocol.json")
     found = {name: pd.read_csv(folder / f"{name}.csv") for name in TABLES}
-    protocol = json.loads((folder / "protocol.json").read_text())
+    protocol = json.loads((folder / "protocol.json").read_text(encoding="utf-8"))
     return found | {"protocol": protocol, "where": paths.shown(folder)}
 
 
 def read_pipeline(device: str = "cpu") -> tuple[pd.DataFrame, dict[str, Any]]:
     """`pipeline.csv` and its protocol, found as `read` finds the rest."""
     folder = _measured(device, "pipeline.json")
-    protocol = json.loads((folder / "pipeline.json").read_text())
+    protocol = json.loads((folder / "pipeline.json").read_text(encoding="utf-8"))
     return pd.read_csv(folder / "pipeline.csv"), protocol | {"where": paths.shown(folder)}
 
 

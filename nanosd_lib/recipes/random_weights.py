@@ -55,4 +55,4 @@ def random_pipeline(folder: Path, unet: dict, vae: dict, clip: dict) -> None:
         requires_safety_checker=False,
     )
     pipe.save_pretrained(folder)
-    (folder / layout.RANDOM).write_text(MARK)
+    (folder / layout.RANDOM).write_text(MARK, encoding="utf-8")

@@ -205,7 +205,7 @@ def _write(folder: Path, name: str, value: Any) -> str:
             f"value {name!r} ({type(value).__name__}) cannot be stored ({error}): use a DataFrame,"
             " a dict of tensors, a PIL image or plain JSON data"
         ) from None
-    (folder / f"{name}.json").write_text(text)
+    (folder / f"{name}.json").write_text(text, encoding="utf-8")
     return f"{name}.json"
 
 
@@ -225,7 +225,7 @@ def _read(path: Path) -> Any:
     if path.suffix == ".png":
         with Image.open(path) as image:
             return image.copy()
-    return json.loads(path.read_text())
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def _sync(path: Path) -> None:

@@ -59,7 +59,7 @@ def _ledger(folder: Path) -> pd.DataFrame:
     """claims.csv, its numbers in full as the notebooks recorded them."""
     table = pd.read_csv(folder / layout.LEDGER).set_index("id")
     for path in (folder / "records").glob("*.json"):
-        for claim, entry in json.loads(path.read_text()).items():
+        for claim, entry in json.loads(path.read_text(encoding="utf-8")).items():
             table.loc[claim, "ours"] = entry["value"]
     return table
 
@@ -118,7 +118,9 @@ def study(results: Path, device: Path, *more: str, verb: str = "reproduce") -> P
         "smoke",
         *more,
     ]
-    done = subprocess.run(words, cwd=ROOT, env=env, capture_output=True, text=True)
+    done = subprocess.run(
+        words, cwd=ROOT, env=env, capture_output=True, encoding="utf-8", errors="replace"
+    )
     if done.returncode:
         raise RuntimeError(f"{' '.join(words[2:])}: {(done.stdout + done.stderr)[-2000:]}")
     return next(p.parent for p in results.glob("smoke*/run.json"))

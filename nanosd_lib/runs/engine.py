@@ -76,7 +76,7 @@ class Manager(NotebookExecutionManager):
         if paths.streams(path) and (self.end_time is None or state in ("ok", "interrupted")):
             return
         text = nbformat.writes(nbformat.from_dict(self.nb)) + "\n"
-        paths.write_atomic(path, text.encode())
+        paths.write_atomic(path, text.encode(errors="backslashreplace"))  # as JSON spells it
 
     def _path(self) -> Path:
         """A relative path means the folder papermill was started in, not the notebook's."""

@@ -285,7 +285,7 @@ def wanted(notebooks: list[Path]) -> list[str]:
 
 def _imports(path: Path) -> Iterator[str]:
     """Absolute imports outside functions, of a module or a notebook."""
-    text = path.read_text()
+    text = path.read_text(encoding="utf-8")
     if path.suffix == ".ipynb":
         code = (c for c in json.loads(text)["cells"] if c["cell_type"] == "code")
         body = [n for cell in code for n in cells.cell_tree("".join(cell["source"])).body]

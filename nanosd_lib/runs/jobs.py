@@ -213,7 +213,9 @@ def _queued() -> set[str] | None:
     """
     words = ["squeue", "--noheader", "--array", "--format=%i", "--states=PD,R,CG,CF,S,RQ,SO,RS"]
     try:
-        done = subprocess.run(words, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(
+            words, capture_output=True, encoding="utf-8", errors="replace", timeout=60
+        )
     except subprocess.TimeoutExpired:
         return None
     return set(done.stdout.split()) if done.returncode == 0 else None
@@ -221,7 +223,7 @@ def _queued() -> set[str] | None:
 
 def _last_words(log: Path) -> str:
     """The error in a cluster job's log, else that it was killed."""
-    lines = log.read_text().splitlines() if log.exists() else []
+    lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
     errors = [s for s in lines if re.match(r"\w*(Error|Exception|Interrupt)\b", s)]
     return errors[-1] if errors else f"killed on the cluster: see {paths.shown(log)}"
 

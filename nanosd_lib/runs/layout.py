@@ -52,7 +52,7 @@ def check_teacher(path: str) -> Path:
     folder = ROOT / path
     missing = path
     try:
-        index = json.loads((folder / "model_index.json").read_text())
+        index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
         parts = [part for part, kind in index.items() if isinstance(kind, list) and any(kind)]
         absent = [part for part in parts if not (folder / part).is_dir()]
         if not absent:

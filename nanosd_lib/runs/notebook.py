@@ -184,7 +184,7 @@ class Run:
         """Claim id -> {value, protocol, notebook}, from all notebooks of this run."""
         found: dict[str, dict[str, Any]] = {}
         for path in sorted((self.folder / "records").glob("*.json")):
-            for claim_id, entry in json.loads(path.read_text()).items():
+            for claim_id, entry in json.loads(path.read_text(encoding="utf-8")).items():
                 if claim_id in found:
                     both = f"{found[claim_id]['notebook']} and {path.stem}"
                     raise ValueError(f"claim {claim_id} is recorded by two notebooks: {both}")

@@ -61,7 +61,7 @@ def file_hash(path: str | Path) -> str:
 
 def code_hash(path: Path) -> str:
     """sha256 of a module's code: docstrings, blank lines and lines of comment do not count."""
-    return _code_hash(path.read_text())
+    return _code_hash(path.read_text(encoding="utf-8"))
 
 
 @cache
@@ -134,7 +134,7 @@ def imports(module: str) -> set[str]:
     """Modules of this library that the module's source imports, anywhere in it."""
     source = source_of(module)
     assert source is not None, f"{module} has no source"
-    return set(_imports(source.read_text(), module, tuple(nanosd_lib.__path__)))
+    return set(_imports(source.read_text(encoding="utf-8"), module, tuple(nanosd_lib.__path__)))
 
 
 @cache
@@ -230,7 +230,9 @@ def commits_since(commit: str | None) -> tuple[int | None, str]:
 
 def _git(*words: str) -> str | None:
     try:
-        done = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True)
+        done = subprocess.run(
+            ["git", *words], cwd=ROOT, capture_output=True, encoding="utf-8", errors="replace"
+        )
     except OSError:
         return None
     return done.stdout.strip() if done.returncode == 0 else None
@@ -254,7 +256,7 @@ def machine() -> dict[str, Any]:
 
 def _cpu() -> str:
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         return next(line.split(":", 1)[1].strip() for line in lines if "model name" in line)
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()

@@ -68,7 +68,7 @@ class Weights(BaseModel):
 
 def entry(key: str, path: Path = REGISTRY) -> Weights:
     """The entry of that name; ValueError, in one line, where it does not exist or is not valid."""
-    known = yaml.safe_load(path.read_text())
+    known = yaml.safe_load(path.read_text(encoding="utf-8"))
     if key not in known:
         raise ValueError(f"weights {key!r} are not in {path.name}: use one of {', '.join(known)}")
     try:
@@ -222,7 +222,7 @@ def _recorded(lock: Path) -> dict:
     if not lock.exists():
         return {}
     try:
-        return json.loads(lock.read_text())
+        return json.loads(lock.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{paths.shown(lock)} is not readable JSON: {error}") from None
 

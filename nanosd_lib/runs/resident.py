@@ -61,6 +61,6 @@ def memory_kills() -> int:
     total = 0
     for path in ("/proc/vmstat", "/sys/fs/cgroup/memory.events"):
         with contextlib.suppress(OSError):
-            found = re.search(r"^oom_kill (\d+)", Path(path).read_text(), re.M)
+            found = re.search(r"^oom_kill (\d+)", Path(path).read_text(encoding="utf-8"), re.M)
             total += int(found[1]) if found else 0
     return total

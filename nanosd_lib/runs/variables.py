@@ -14,11 +14,13 @@ DROPPED = ("MATPLOTLIBRC", "MPLBACKEND", "PYTHONSTARTUP")
 
 def neutral(given: Mapping[str, str]) -> dict[str, str]:
     """The variables, but IPython and matplotlib find their defaults in place of the user's settings
-    (start-up files, a matplotlibrc), which no key and no report would tell of.
+    (start-up files, a matplotlibrc), which no key and no report would tell of; text is UTF-8
+    whatever the locale.
     """
     kept = {name: value for name, value in given.items() if name not in DROPPED}
     folder = _folder(given.get("XDG_CACHE_HOME", ""), given.get("HOME", ""))
-    return kept | {"IPYTHONDIR": f"{folder}/ipython", "MPLCONFIGDIR": f"{folder}/matplotlib"}
+    own = {"IPYTHONDIR": f"{folder}/ipython", "MPLCONFIGDIR": f"{folder}/matplotlib"}
+    return kept | own | {"PYTHONUTF8": "1"}
 
 
 @functools.cache
