@@ -72,8 +72,8 @@ def execute(
                 cwd=path.parent,
             )
         except endstate.NotebookFailed as failed:
-            return Outcome(failed.state, failed.message, _peak(part))
-        except Exception as problem:  # papermill itself, a kernel that is not installed, the disk
+            return Outcome(failed.state, failed.message, _peak(part) if part.exists() else 0.0)
+        except Exception as problem:  # papermill itself, the disk
             return Outcome("killed", f"{type(problem).__name__}: {problem}", 0.0)
         finally:
             if part.exists():
