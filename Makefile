@@ -17,16 +17,25 @@ SWEEP = --profile '$(PROFILE)' --seeds='$(SEEDS)' --workers '$(WORKERS)' \
 	$(if $(GRID),--grid '$(GRID)') $(if $(SLURM),--slurm '$(SLURM)')
 PYTEST := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest
 RUN := $(BIN)/python -m nanosd_lib.cli
+INSTALL = $(BIN)/uv pip $(1) --quiet --python $(BIN)/python
 CHOICE = --profile '$(PROFILE)' --seed='$(SEED)' $(foreach s,$(SET),--set '$(s)')
 LOCK = $(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 \
 	--all-extras --custom-compile-command 'make lock' pyproject.toml -o requirements.lock
 
 .DEFAULT_GOAL := help
-.PHONY: help env test nightly reproduce run hardware dryrun sweep sweep-status doctor lab teacher reference chaos drift slurm-test bench lock clean
+.PHONY: help env test nightly reproduce run hardware dryrun sweep sweep-status doctor lab teacher reference stale chaos drift slurm-test bench lock clean
 
 help:  ## list the verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' Makefile
 	@echo "  variables: PROFILE=mini (smoke, mini, sd15)  SEED=0  NB=03  SET='fwkd.steps=10'"
+
+# What would send an installer to another Python, or have it install something else than the lock,
+# stays outside; where packages come from (PIP_INDEX_URL, UV_INDEX) does not.
+unexport PIP_USER PIP_TARGET PIP_PREFIX PIP_ROOT PIP_PYTHON PIP_DRY_RUN PIP_REQUIREMENT \
+	PIP_EDITABLE PIP_CONSTRAINT UV_SYSTEM_PYTHON UV_PYTHON UV_PROJECT UV_PROJECT_ENVIRONMENT \
+	UV_WORKING_DIR UV_WORKING_DIRECTORY UV_TARGET UV_PREFIX UV_BREAK_SYSTEM_PACKAGES UV_DRY_RUN \
+	UV_CONSTRAINT UV_OVERRIDE UV_EXCLUDE UV_BUILD_CONSTRAINT UV_TORCH_BACKEND UV_REQUIRE_HASHES \
+	UV_NO_VERIFY_HASHES
 
 env: $(STAMP)  ## install everything in .venv (once; again when the lock changes)
 
@@ -37,15 +46,15 @@ $(STAMP): requirements.lock pyproject.toml
 		"make PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' 2>/dev/null || { \
 		echo "Python 3.11 or 3.12 is needed, and $(PYTHON) is not one of them" >&2; exit 1; }
-	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@test -x $(BIN)/python || $(PYTHON) -I -m venv .venv
 	@sed -n '/^uv==/,/[^\\]$$/p' requirements.lock > .venv/uv.lock
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	@$(BIN)/python -I -m pip install --quiet --disable-pip-version-check --no-user \
 		--require-hashes -r .venv/uv.lock
 	@if [ "$$(stat -c %d "$$($(BIN)/uv cache dir)" 2>/dev/null)" != "$$(stat -c %d .venv)" ]; then \
 		export UV_LINK_MODE=copy; fi; \
-	VIRTUAL_ENV=.venv $(BIN)/uv pip sync --quiet --compile-bytecode --require-hashes requirements.lock && \
-	VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet --no-deps --no-build-isolation -e .
-	@$(BIN)/python -m ipykernel install --sys-prefix --name nanosd \
+	$(call INSTALL,sync) --compile-bytecode --require-hashes requirements.lock && \
+	$(call INSTALL,install) --no-deps --no-build-isolation -e .
+	@$(BIN)/python -I -m ipykernel install --sys-prefix --name nanosd \
 		--display-name "Python (nanosd)" \
 		--env PYTHONWARNINGS 'ignore:`torch.jit.script` is deprecated:FutureWarning' >/dev/null
 	@touch $(STAMP)
@@ -88,8 +97,11 @@ lab: $(STAMP)  ## open JupyterLab on the notebooks
 teacher: $(STAMP)  ## train sd-mini from nothing (hours; resumes where it stopped)
 	@$(RUN) teacher
 
-reference: $(STAMP)  ## copy a finished mini run to results/reference and refresh the README
-	@$(RUN) reference
+reference: $(STAMP)  ## copy a finished mini run, or one page (NB=00), to results/reference
+	@$(RUN) reference $(if $(NB),--nb '$(NB)')
+
+stale: $(STAMP)  ## which pages of results/reference the code has outgrown, and why
+	@$(RUN) stale
 
 chaos: $(STAMP)  ## break a smoke run in every way we know, and count what is lost (24 minutes)
 	@$(BIN)/python tests/chaos.py

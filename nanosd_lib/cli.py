@@ -12,6 +12,8 @@ import sys
 
 import typer
 
+from nanosd_lib import paths
+
 app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
@@ -27,7 +29,8 @@ MAINS = {  # verb: module of this library, what it does
     "doctor": ("runs.doctor", "what this machine has, and which profiles it can run"),
     "dryrun": ("recipes.dryrun", "every computation once with random weights, and a plan"),
     "teacher": ("recipes.teacher", "train sd-mini from nothing"),
-    "reference": ("runs.reference", "copy a finished run to results/reference"),
+    "reference": ("runs.reference", "copy a finished run, or one page of it, to results/reference"),
+    "stale": ("runs.stale", "which pages of results/reference the code has outgrown"),
     "drift": ("runs.drift", "the smoke run with one thread and with two, compared"),
 }
 
@@ -37,6 +40,11 @@ def _add(verb: str, module: str, what: str) -> None:
     def call(words: typer.Context) -> None:
         from nanosd_lib.runs.interrupts import leave
 
+        try:
+            paths.store_root(), paths.device_root()
+        except ValueError as error:
+            print(f"error: {error}", file=sys.stderr)
+            leave(2)
         own = [verb] if module == "runs.runner" else []
         leave(importlib.import_module(f"nanosd_lib.{module}").main([*own, *words.args]))
 

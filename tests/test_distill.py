@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pandas as pd
 import pytest
 import torch
@@ -9,7 +11,7 @@ from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, UNet2DConditio
 from torch import nn
 
 from nanosd_lib.data import splits
-from nanosd_lib.learning import align, fwkd
+from nanosd_lib.learning import align, fit, fwkd
 from nanosd_lib.learning.sd_mini import SCHEDULER, UNET
 from nanosd_lib.networks import arch, pipeline, surgery
 from nanosd_lib.networks.arch import BASE, NANOSD, STAGES
@@ -273,6 +275,21 @@ def test_noise_levels_do_not_depend_on_the_sampler():
     want = ddim.add_noise(z[i], draws[0]["noise"], draws[0]["t"])
     for b in draws:
         assert torch.allclose(b["x"], want, atol=1e-5)
+
+
+def test_no_held_out_batch_has_the_noise_of_a_training_step(monkeypatch):
+    z, text, used, plain = torch.zeros(4, 4, 8, 8), torch.zeros(4, 3, 16), [], splits.noisy
+    pipe = SimpleNamespace(scheduler=DDIMScheduler(**SCHEDULER), device=torch.device("cpu"))
+    latents = splits.Latents(z, text, text[:1])
+    spy = lambda d, s, n, g, **kw: used.append(g.initial_seed()) or plain(d, s, n, g, **kw)  # noqa: E731
+    monkeypatch.setattr(splits, "noisy", spy)
+    made = {s: splits.heldout_batches(latents, pipe, 1000, s)[:5] for s in (0, 1, 2)}
+    steps = {fit.rng(s, i).initial_seed() for s in range(4) for i in range(20_000)}
+    assert len(set(used)) == len(used) == 3 * (1000 // 32) and not steps & set(used)
+    noises = {b["noise"].numpy().tobytes() for batches in made.values() for b in batches}
+    assert len(noises) == 15  # another seed, other noise
+    again = splits.heldout_batches(latents, pipe, 1000, 1)[0]
+    assert all(torch.equal(again[k], v) for k, v in made[1][0].items())
 
 
 # ------------------------------------------------------------------------------- bfloat16 teachers

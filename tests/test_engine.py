@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import signal
+import stat
 import subprocess
 import sys
+import threading
 import time
 
 import nbformat
@@ -130,6 +132,21 @@ def test_papermills_own_command_refuses_in_one_line(tmp_path, words, line):
     (said,) = done.stderr.splitlines()
     assert done.returncode == 1 and said.startswith(line)
     assert not (tmp_path / "out.ipynb").exists()
+
+
+def test_papermills_own_command_leaves_the_users_settings_out(tmp_path):
+    start = tmp_path / ".ipython/profile_default/startup/00.py"
+    start.parent.mkdir(parents=True)
+    start.write_text("import builtins; builtins.intruder = 1")
+    source = notebook(
+        tmp_path / "in.ipynb", "import builtins; print(hasattr(builtins, 'intruder'))"
+    )
+    words = ["papermill", str(source), str(tmp_path / "out.ipynb"), "--engine", "nanosd"]
+    gone = ("IPYTHONDIR", "XDG_CACHE_HOME")
+    env = {k: v for k, v in os.environ.items() if k not in gone} | {"HOME": str(tmp_path)}
+    subprocess.run([sys.executable, "-m", *words], env=env, check=True, capture_output=True)
+    book = nbformat.read(tmp_path / "out.ipynb", as_version=4)
+    assert book.cells[-1].outputs[0].text == "False\n"
 
 
 def test_ok_with_seconds_and_memory_of_each_cell(tmp_path):
@@ -440,3 +457,69 @@ def test_the_file_is_whole_at_every_moment(tmp_path, monkeypatch):
     monkeypatch.setattr(engine.paths, "write_atomic", spy)
     outcome, _ = run(tmp_path, "print(1)", "print(2)")
     assert outcome.state == "ok" and len(seen) >= 3
+
+
+def device(path):
+    """A copy of /dev/null."""
+    try:
+        os.mknod(path, 0o666 | stat.S_IFCHR, os.makedev(1, 3))
+        path.write_bytes(b"x")
+    except OSError as problem:
+        pytest.skip(f"no device can be made here: {problem}")
+    return path
+
+
+def by_papermill(source, out):
+    try:
+        papermill.execute_notebook(source, out, engine_name="nanosd", progress_bar=False)
+    except endstate.NotebookFailed as failed:
+        return failed.state
+    return "ok"
+
+
+def by_the_runner(source, out):
+    return kernels.execute(source, out, {}, {}).state
+
+
+@pytest.mark.parametrize("execute", [by_papermill, by_the_runner])
+def test_a_device_stays_and_so_does_a_link_to_it(tmp_path, execute):
+    source, null = notebook(tmp_path / "in.ipynb", "2"), device(tmp_path / "null.ipynb")
+    (tmp_path / "link.ipynb").symlink_to(null)
+    assert execute(source, null) == execute(source, tmp_path / "link.ipynb") == "ok"
+    assert stat.S_ISCHR(null.lstat().st_mode) and (tmp_path / "link.ipynb").is_symlink()
+    left = sorted(path.name for path in tmp_path.iterdir())
+    assert left == ["in.ipynb", "link.ipynb", "null.ipynb"]
+
+
+@pytest.mark.parametrize("execute", [by_papermill, by_the_runner])
+def test_a_link_and_a_mode_stay(tmp_path, execute):
+    source, target = notebook(tmp_path / "in.ipynb", "print(5)"), tmp_path / "far" / "page.ipynb"
+    (tmp_path / "far").mkdir()
+    target.write_text("old")
+    target.chmod(0o640)
+    (tmp_path / "link.ipynb").symlink_to(target)
+    assert execute(source, tmp_path / "link.ipynb") == "ok"
+    assert (tmp_path / "link.ipynb").is_symlink() and stat.S_IMODE(target.stat().st_mode) == 0o640
+    assert nbformat.read(target, as_version=4).cells[-1].outputs[0].text == "5\n"
+    assert [path.name for path in target.parent.iterdir()] == ["page.ipynb"]
+
+
+@pytest.mark.parametrize("execute", [by_papermill, by_the_runner])
+@pytest.mark.parametrize("cell, state", [("print(5)", "ok"), ("1 / 0", "code error")])
+def test_a_pipe_gets_one_notebook(tmp_path, execute, cell, state):
+    """More than one would be no notebook, and wait for a reader who has left."""
+    source, pipe, heard = notebook(tmp_path / "in.ipynb", cell), tmp_path / "out.ipynb", []
+    os.mkfifo(pipe)
+    reader = threading.Thread(target=lambda: heard.append(pipe.read_bytes()), daemon=True)
+    reader.start()
+    assert execute(source, pipe) == state
+    reader.join(30)
+    book = nbformat.reads(heard[0].decode(), as_version=4)
+    assert book.metadata.nanosd.state == state and stat.S_ISFIFO(pipe.lstat().st_mode)
+
+
+def test_no_older_page_stands_while_a_notebook_runs(tmp_path):
+    (tmp_path / "out.ipynb").write_text("old")
+    outcome, book = run(tmp_path, "import os; print(os.listdir())")
+    assert outcome.state == "ok" and "'out.ipynb'" not in book.cells[-1].outputs[0].text
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.ipynb", "out.ipynb"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -15,7 +16,7 @@ import psutil
 import pytest
 
 from nanosd_lib import paths
-from nanosd_lib.runs import forking, kernels
+from nanosd_lib.runs import forking, kernels, variables
 
 pytestmark = pytest.mark.skipif(bool(forking.unfit()), reason=f"no forks here: {forking.unfit()}")
 
@@ -67,6 +68,66 @@ print(json.dumps({
     "leads": os.getpid() == os.getsid(0) == os.getpgid(0),
 }))
 """
+PERSONAL = {
+    ".ipython/profile_default/startup/00.py": "import builtins; builtins.intruder = 1",
+    ".ipython/profile_default/ipython_kernel_config.py": "c.InlineBackend.figure_formats = {'svg'}",
+    ".config/matplotlib/matplotlibrc": "figure.figsize: 3, 2",
+    ".config/matplotlib/stylelib/own.mplstyle": "figure.figsize: 3, 2",
+    "rc/matplotlibrc": "figure.figsize: 3, 2",
+    "start.py": "import builtins; builtins.intruder = 2",
+}
+PICTURE = """
+import builtins, os, matplotlib as m, matplotlib.pyplot as plt
+print(hasattr(builtins, "intruder"), plt.rcParams["figure.figsize"], "own" in plt.style.available)
+print(os.environ["IPYTHONDIR"], m.get_configdir())
+plt.plot([1, 2]); None
+"""
+
+
+@pytest.fixture
+def personal(tmp_path, monkeypatch):
+    """A home with settings of IPython and matplotlib."""
+    home = tmp_path / "home"
+    for name, text in PERSONAL.items():
+        (home / name).parent.mkdir(parents=True, exist_ok=True)
+        (home / name).write_text(text)
+    for name in ("IPYTHONDIR", "MPLCONFIGDIR", "XDG_CONFIG_HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    return home
+
+
+@pytest.mark.parametrize("named", [False, True], ids=["by its place", "by variables"])
+def test_a_users_settings_enter_no_kernel(tmp_path, books, personal, monkeypatch, named):
+    """Forked or not; and the list of fonts is made once."""
+    ours = personal / ".cache/nanosd-notebooks"
+    env = {"HOME": str(personal)}
+    if named:
+        env |= {"IPYTHONDIR": f"{personal}/.ipython", "MPLBACKEND": "svg"}
+        env |= {"MPLCONFIGDIR": f"{personal}/.config/matplotlib", "MATPLOTLIBRC": f"{personal}/rc"}
+        env |= {"PYTHONSTARTUP": f"{personal}/start.py"}
+    made = []
+    for ahead in (forking.ahead(books), contextlib.nullcontext()):
+        with ahead:
+            outcome, printed = run(tmp_path, PICTURE, **env)
+            assert outcome.state == "ok" and printed.splitlines() == [
+                "False [6.4, 4.8] False",
+                f"{ours}/ipython {ours}/matplotlib",
+            ]
+            book = nbformat.read(tmp_path / "out.ipynb", as_version=4)
+            assert "image/png" in book.cells[0].outputs[-1].data
+            only_forked(forking.AHEAD[-1]) if forking.AHEAD else None
+        made.append([p.stat().st_mtime_ns for p in (ours / "matplotlib").glob("fontlist*")])
+    assert made[0] == made[1] and len(made[0]) == 1
+
+
+@pytest.mark.parametrize("given", [{"HOME": "/proc/no"}, {"XDG_CACHE_HOME": "/dev/null"}])
+def test_settings_have_a_place_where_no_cache_can_be_written(given):
+    """The same for each kernel of a process: a forked one would not be another's sister."""
+    found = variables.neutral(given)
+    assert os.access(os.path.dirname(found["MPLCONFIGDIR"]), os.W_OK)
+    assert variables.neutral(given) == found
+
+
 RANDOM = "import random, numpy; print(random.random(), numpy.random.rand())"
 
 
@@ -178,7 +239,7 @@ def test_where_none_can_be_forked_one_line_says_why(tmp_path, books, monkeypatch
 STUDY = """
 import sys
 from pathlib import Path
-from nanosd_lib.runs import forking, kernels
+from nanosd_lib.runs import forking, kernels, variables
 from nanosd_lib.runs.interrupts import signals
 folder = Path(sys.argv[1])
 books = [folder / "in.ipynb"] * 2

@@ -19,6 +19,13 @@ def test_smoke_is_much_smaller_than_mini():
     assert smoke.model_dump().keys() == mini.model_dump().keys()
 
 
+@pytest.mark.parametrize("name", profiles.NAMES)
+def test_covariances_of_inception_features_are_not_singular(name):
+    profile = profiles.load(name)
+    images = profile.sensitivity.images, profile.search.images
+    assert profile.samples.features == "mini-clip" or min(images) > 2048
+
+
 def test_overrides_replace_single_fields():
     profile = profiles.load("mini", {"fwkd.steps": 10, "fwkd.data_fraction": 0.5, "threads": 1})
     assert (profile.fwkd.steps, profile.fwkd.data_fraction, profile.threads) == (10, 0.5, 1)
@@ -48,7 +55,7 @@ def test_an_unknown_profile_is_refused_with_a_guess():
     ("key", "says"),
     [
         ("fwkd.stepz", "did you mean 'fwkd.steps'?"),
-        ("fkwd.steps", "use one of teacher, dtype"),
+        ("fkwd.steps", "use one of teacher, photographs, dtype"),
         ("fwkd", "is a section: use one of fwkd.steps"),
         ("fwkd.steps.more", "too deep"),
         ("name", "does not exist"),

@@ -29,22 +29,22 @@ def notebook(path, *cells):
         "await f()\nfrom nanosd_lib.restoration import tiling",
     ],
 )
-def test_library_code_that_a_cell_reaches_decides_the_hash(tmp_path, monkeypatch, cell):
+def test_library_code_that_a_cell_reaches_decides_the_page(tmp_path, monkeypatch, cell):
     path = notebook(tmp_path / "a.ipynb", cell)
-    before = provenance.notebook_hash(path)
+    before = provenance.made_of(path)
     real = provenance.source_closure
     monkeypatch.setattr(
         provenance, "source_closure", lambda m: {k: f"new {v}" for k, v in real(m).items()}
     )
-    assert provenance.notebook_hash(path) != before
+    assert provenance.made_of(path) != before
 
 
 @pytest.mark.parametrize("cell", ["len?", "cd ..", "a = !ls", "# nothing", "", "x = 1;", "%pwd"])
 def test_what_ipython_reads_parses(tmp_path, cell):
-    assert provenance.notebook_hash(notebook(tmp_path / "a.ipynb", cell))
+    assert provenance.made_of(notebook(tmp_path / "a.ipynb", cell))
 
 
 @pytest.mark.parametrize("cell", ["x = (", "def f(", "print 1", "y += (", "a b\nc d"])
 def test_what_it_does_not_read_is_a_syntax_error(tmp_path, cell):
     with pytest.raises(SyntaxError):
-        provenance.notebook_hash(notebook(tmp_path / "a.ipynb", cell))
+        provenance.made_of(notebook(tmp_path / "a.ipynb", cell))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
@@ -15,7 +16,7 @@ from nanosd_lib.learning import sd_mini
 from nanosd_lib.networks import arch, pipeline, surgery
 from nanosd_lib.networks.pipeline import Protocol
 from nanosd_lib.paths import ROOT
-from nanosd_lib.quality import extractors, judges, metrics
+from nanosd_lib.quality import checks, extractors, judges, metrics, prior
 from nanosd_lib.search import loop
 
 
@@ -25,13 +26,24 @@ def draw(n: int, d: int, seed: int) -> Tensor:
     return torch.randn(n, d, generator=g, dtype=torch.float64) @ mix / d**0.5
 
 
-def frechet_by_svd(a: Tensor, b: Tensor) -> float:
-    """No matrix root: tr (C_a C_b)^(1/2) is the nuclear norm of A B^T by the degrees of freedom."""
-    x, y = (f - f.mean(0) for f in (a, b))
-    n, m = len(a) - 1, len(b) - 1
-    root = torch.linalg.svdvals(x @ y.T).sum() / (n * m) ** 0.5
+def frechet_by_eigenvalues(a: Tensor, b: Tensor) -> float:
+    """tr (C_a C_b)^(1/2) as the roots of the eigenvalues of C_a^(1/2) C_b C_a^(1/2)."""
+    ca, cb = (np.atleast_2d(np.cov(f.numpy(), rowvar=False)) for f in (a, b))
+    values, vectors = np.linalg.eigh(ca)
+    root = vectors * values.clip(0) ** 0.5 @ vectors.T
+    cross = np.linalg.eigvalsh(root @ cb @ root).clip(0) ** 0.5
     shift = (a.mean(0) - b.mean(0)).square().sum()
-    return float(shift + x.square().sum() / n + y.square().sum() / m - 2 * root)
+    return float(shift + np.trace(ca) + np.trace(cb) - 2 * cross.sum())
+
+
+def gaussian(n: int, mean: Tensor, std: Tensor, d: int, seed: int) -> Tensor:
+    """Features (n, d) with exactly that sample mean and deviation in their first columns, no
+    correlation, and nothing in the others.
+    """
+    x = draw(n, len(mean), seed)
+    x = x - x.mean(0)
+    white = torch.linalg.solve_triangular(torch.linalg.cholesky(x.T.cov()), x.T, upper=False).T
+    return torch.nn.functional.pad(mean + std * white, (0, d - len(mean)))
 
 
 @pytest.fixture(scope="module")
@@ -67,17 +79,26 @@ def test_a_scale_costs_its_square():
     assert metrics.frechet(a, 3 * a) == pytest.approx(4 * trace, rel=1e-6)
 
 
-@pytest.mark.parametrize("n, m, d", [(400, 400, 16), (300, 200, 32), (256, 256, 64)])
-def test_agreement_with_singular_values(n, m, d):
+WAYS = {"frechet": metrics.frechet, "fallback": metrics.frechet_by_singular_values}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("n, m, d", [(400, 300, 6), (40, 30, 64)])
+def test_two_gaussians_of_known_distance(way, n, m, d):
+    """Uncorrelated: shifts and differences of deviations, squared and added."""
+    mean, std = torch.tensor([0.0, 1, -2]).double(), torch.tensor([1.0, 2, 0.5]).double()
+    other, spread = torch.tensor([1.0, 1, 1]).double(), torch.tensor([3.0, 1, 0.5]).double()
+    a, b = gaussian(n, mean, std, d, seed=1), gaussian(m, other, spread, d, seed=2)
+    assert WAYS[way](a, b) == pytest.approx(1 + 9 + 4 + 1, rel=1e-6)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("n, m, d", [(400, 400, 16), (300, 200, 32), (256, 256, 64), (32, 32, 64)])
+def test_agreement_with_eigenvalues(way, n, m, d):
     a, b = draw(n, d, seed=1), 1.3 * draw(m, d, seed=2) + 0.2
-    got = metrics.frechet(a, b)
-    assert got == pytest.approx(frechet_by_svd(a, b), abs=1e-4)
-    assert got == pytest.approx(metrics.frechet(b, a), abs=1e-4) and got > 1
-
-
-def test_agreement_on_fewer_images_than_features():
-    a, b = draw(32, 64, seed=1), draw(32, 64, seed=2)
-    assert metrics.frechet(a, b) == pytest.approx(frechet_by_svd(a, b), rel=1e-3)
+    got = WAYS[way](a, b)
+    assert got == pytest.approx(frechet_by_eigenvalues(a, b), rel=1e-3 if n < d else 1e-6)
+    assert got == pytest.approx(WAYS[way](b, a), rel=1e-3 if n < d else 1e-6) and got > 1
 
 
 @pytest.mark.parametrize("n", [2, 3, 8, 32])
@@ -92,9 +113,21 @@ def test_equal_sets_of_few_images_have_no_distance(n, d, scale):
 
 
 @pytest.mark.parametrize("n, d, scale", [(8, 1, 1), (3, 256, 100), (4, 64, 100)])
-def test_where_the_matrix_root_fails_singular_values_do_not(n, d, scale):
+def test_few_pictures_of_many_features(n, d, scale):
     a, b = scale * draw(n, d, seed=1), scale * draw(n + 1, d, seed=2)
-    assert metrics.frechet(a, b) == pytest.approx(frechet_by_svd(a, b), rel=1e-3)
+    assert metrics.frechet(a, b) == pytest.approx(frechet_by_eigenvalues(a, b), rel=1e-3)
+
+
+@pytest.mark.parametrize("found", [ValueError("imaginary"), float("nan"), -5.0])
+def test_where_the_matrix_root_fails_singular_values_do_not(found, monkeypatch):
+    def fails(*moments):
+        if isinstance(found, ValueError):
+            raise found
+        return found
+
+    monkeypatch.setattr("cleanfid.fid.frechet_distance", fails)
+    a, b = draw(40, 16, seed=1), draw(30, 16, seed=2)
+    assert metrics.frechet(a, b) == pytest.approx(frechet_by_eigenvalues(a, b), rel=1e-6)
 
 
 @pytest.mark.filterwarnings("error:invalid value:RuntimeWarning")
@@ -103,19 +136,20 @@ def test_features_that_do_not_vary():
     assert metrics.frechet(a, a + 1) == pytest.approx(3)
 
 
-@pytest.mark.parametrize("n, m, d", [(400, 400, 16), (64, 50, 8), (32, 32, 64)])
-def test_ordinary_distances_are_clean_fids_to_the_last_bit(n, m, d):
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("n, m, d", [(400, 400, 16), (64, 50, 8)])
+def test_both_ways_agree_with_clean_fid(way, n, m, d):
     from cleanfid.fid import frechet_distance
 
     a, b = draw(n, d, seed=1), draw(m, d, seed=2)
     sides = [(f.numpy().mean(0), np.cov(f.numpy(), rowvar=False)) for f in (a, b)]
     want = float(frechet_distance(*sides[0], *sides[1]))
-    assert metrics.frechet(a, b) == want > 0
-    assert loop.log_distance(want) == float(np.log(want))
+    assert WAYS[way](a, b) == pytest.approx(want, rel=1e-9)
 
 
 def test_a_logarithm_of_no_distance_is_finite():
     assert loop.log_distance(0.0) == loop.log_distance(-1e-9) == float(np.log(1e-6))
+    assert loop.log_distance(np.e**2) == pytest.approx(2)
     with pytest.raises(ValueError, match="log_distance: the distance is NaN"):
         loop.log_distance(float("nan"))
 
@@ -134,6 +168,17 @@ def test_cosine_of_pairs():
     a = draw(50, 8, seed=0)
     assert metrics.cosine(a, 2 * a) == pytest.approx(1) == -metrics.cosine(a, -a)
     assert metrics.cosine(torch.eye(4), torch.eye(4).roll(1, 0)) == pytest.approx(0)
+
+
+def test_spearman_of_ranks_and_ties():
+    assert metrics.spearman([1, 2, 30], [-3, 5, 70]) == pytest.approx(1)
+    assert metrics.spearman([1, 2, 3], [np.inf, 5, -np.inf]) == pytest.approx(-1)
+    a, b = [1, 2, 2, 5, 4], [3, 1, 2, 9, 9]  # by hand: ranks 1 2.5 2.5 5 4 and 3 1 2 4.5 4.5
+    assert metrics.spearman(a, b) == pytest.approx(6 / 9.5)
+    table = pd.DataFrame({"a": a, "b": b}, index=[5, 3, 1, 2, 4])
+    assert metrics.spearman(table.a, table.b) == metrics.spearman(torch.tensor(a), tuple(b))
+    for flat in ([2, 2, 2, 2, 2], [np.inf] * 5):
+        assert np.isnan(metrics.spearman(flat, b)) and np.isnan(metrics.spearman(b, flat))
 
 
 def test_a_protocol_says_everything():
@@ -164,6 +209,70 @@ def test_features_do_not_depend_on_the_batch():
     x = torch.rand(7, 3, 4, 4, generator=torch.Generator().manual_seed(0))
     got = extractors.features(look, x, batch=2)
     assert got.dtype == torch.float64 and torch.equal(got, look(x).double())
+
+
+class Layers(torch.nn.Module):
+    """2048 numbers of a picture where the real network would have its layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.where: list[str] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.where.append(x.device.type)
+        return torch.nn.functional.adaptive_avg_pool2d(x, (32, 64)).mean(1).flatten(1)
+
+
+@pytest.fixture
+def layers(monkeypatch, tmp_path) -> Layers:
+    """clean-fid's own wrapper, which asserts 299x299, around layers that need no download."""
+    base = torch.nn.Module()
+    base.layers = Layers()
+    monkeypatch.setattr(torch.jit, "load", lambda path: base)
+    monkeypatch.setattr("cleanfid.inception_torchscript.check_download_inception", lambda fpath: 0)
+    monkeypatch.setattr(extractors, "INCEPTION", tmp_path)
+    return base.layers
+
+
+@pytest.mark.parametrize("size", [64, 299, 512])
+def test_inception_features_are_those_clean_fid_takes_from_files(layers, tmp_path, size):
+    from cleanfid import fid
+    from cleanfid.features import build_feature_extractor
+    from PIL import Image
+
+    x = torch.rand(3, 3, size, size, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    files = [str(tmp_path / f"{i}.png") for i in range(3)]
+    for picture, file in zip(x, files, strict=True):
+        levels = ((picture + 1) / 2).mul(255).round().byte()
+        Image.fromarray(levels.permute(1, 2, 0).numpy()).save(file)
+    cpu = torch.device("cpu")
+    model = build_feature_extractor("clean", device=cpu, use_dataparallel=False)
+    with torch.no_grad():
+        want = fid.get_files_features(files, model, num_workers=0, device=cpu, verbose=False)
+    got = extractors.features(extractors.extractor("inception-2015"), x, batch=2)
+    assert got.shape == (3, 2048) and torch.equal(got, torch.from_numpy(want).double())
+
+
+def test_features_are_looked_at_where_the_run_is(layers):
+    look = extractors.extractor("inception-2015", "meta")  # stands for a GPU
+    with pytest.raises(NotImplementedError, match="meta tensor"):  # which could hand them back
+        look(torch.zeros(2, 3, 64, 64))
+    assert layers.where == ["meta"]
+
+
+def test_every_measure_asks_the_features_it_is_told(pipe, monkeypatch):
+    asked = []
+
+    def noted(name, device="cpu"):
+        asked.append((name, str(device)))
+        return lambda x: x.flatten(1)[:, :3]
+
+    monkeypatch.setattr(extractors, "extractor", noted)
+    how = dict(steps=1, guidance=1.0, batch=4, seed=0, features="inception-2015")
+    prior.diversity(pipe, 2, **how)
+    prior.interpolation(pipe, 1, 3, **how)
+    apart = checks.check_frechet(pipe, 4, **how)
+    assert set(asked) == {("inception-2015", "cpu")} and apart["features"] == "inception-2015"
 
 
 # ------------------------------------------------------------------------------------------- images
@@ -375,6 +484,33 @@ F = draw(4, 8, seed=0)
 def test_sets_of_features(metric, other, words):
     one_line(lambda: METRICS[metric](F, other), f"{metric}: ", words)
     one_line(lambda: METRICS[metric](other, F), f"{metric}: ")
+
+
+@pytest.mark.parametrize(
+    "a, b, words",
+    [
+        ([1, 2, 3], [1, 2], "expected two columns of one length, at least 2, got (3,) and (2,)"),
+        ([1, 2, 3], [[1, 2, 3]], "got (3,) and (1, 3)"),
+        ([[1, 2], [3, 4]], [[1, 2], [3, 4]], "got (2, 2)"),
+        ([], [], "at least 2"),
+        ([1], [2], "at least 2"),
+        ([1, 2, np.nan], [1, 2, 3], "NaN in a column: leave these pairs out first"),
+        ([1, 2, 3], [1, None, 3], "NaN in a column"),
+        (pd.Series([1, 2]), pd.Series([1, 2], [1, 0]), "labelled differently: align them first"),
+        (pd.Series([1, 2]), pd.Series([1, 2, 3]), "labelled differently"),
+    ],
+)
+def test_paired_columns(a, b, words):
+    one_line(lambda: metrics.spearman(a, b), "spearman: ", words)
+    one_line(lambda: metrics.spearman(b, a), "spearman: ")
+
+
+def test_as_many_latents_as_prompts(pipe):
+    z = pipeline.noise(pipe, 2, 0)
+    one_line(
+        lambda: pipeline.generate(pipe, ["a", "b", "c"], Protocol("none", 3, 1, 3.0, 0), z=z),
+        "generate: 3 prompts and 2 latents",
+    )
 
 
 def test_numbers_of_features():

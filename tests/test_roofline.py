@@ -8,7 +8,6 @@ from torch import nn
 
 from nanosd_lib.hardware import roofline
 from nanosd_lib.hardware.roofline import Machine, trace
-from nanosd_lib.networks import counting
 
 
 def test_live_memory_is_followed():
@@ -42,13 +41,12 @@ def test_a_linear_layer_on_tokens_moves_its_tensors_once():
     assert trace(lambda: net(x), [x]).moved_bytes == 4 * (2 * 7 * 30 + 30 * 20 + 2 * 7 * 20)
 
 
-def test_operations_agree_with_torchs_own_counter():
+def test_convolutions_are_counted_as_by_hand():
+    """Two flop for each weight at each place; norm and activation count nothing."""
     net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.GroupNorm(2, 8), nn.SiLU(), nn.Conv2d(8, 4, 1))
-    x = torch.ones(2, 3, 9, 9)
-    with torch.no_grad():
-        assert sum(f for f, _ in trace(lambda: net(x)).ops) == pytest.approx(
-            2e9 * sum(counting.flops(lambda: net(x)))
-        )
+    seen = trace(lambda: net(torch.ones(2, 3, 9, 9)))
+    by_hand = [2 * 2 * 7 * 7 * (8 * 3 * 3 * 3), 2 * 2 * 7 * 7 * (4 * 8)]
+    assert [f for f, _ in seen.ops if f] == by_hand
 
 
 def test_attention_is_counted():

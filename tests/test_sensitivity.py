@@ -31,7 +31,15 @@ def test_every_stage_is_shortened_and_removed(found):
     removed = {s for s, how in found.index if how == "removed"}
     assert removed == {*STAGES, "E4", "M", "D4", "E4+M+D4"}
     assert {s for s, how in found.index if how == "one R"} == {*STAGES, "E4", "D4"}
-    assert found.eps_error.gt(0).all() and found.tafid.gt(0).all()
+
+
+def test_the_six_stages_are_missed_and_the_middle_is_not(found):
+    """By far more than rounding: each of the six without retraining, against E4 and M."""
+    removed = found.xs("removed", level="how")
+    six, idle = removed.loc[list(STAGES)], removed.loc[["E4", "M"]]
+    assert six.eps_error.drop("E3").min() > 5e-3
+    assert six.eps_error.min() > 100 * idle.eps_error.max()
+    assert six.tafid.min() > 10 > 10 * idle.tafid.max()
 
 
 def test_what_is_saved_is_what_the_stage_held(pipe, found):

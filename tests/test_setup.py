@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import re
+import shlex
+import subprocess
+import sys
 import tomllib
 
 import pytest
@@ -59,6 +63,72 @@ def test_conda_users_get_the_same_lock():
     assert "3.11" in Requirement(f"python{PROJECT['requires-python']}").specifier
 
 
+FAKE = """#!/bin/sh
+{ printf '%s' "${0##*/}"; printf ' %s' "$@"; echo; env; } >> "$SAID"
+case "$*" in *"uv pip"*|*"cache dir"*) pwd;; esac
+"""
+REDIRECTS = {
+    "UV_SYSTEM_PYTHON": "1",
+    "UV_PYTHON": "/usr/bin/python3",
+    "UV_PROJECT_ENVIRONMENT": "/usr",
+    "UV_WORKING_DIR": "/",
+    "UV_NO_VERIFY_HASHES": "1",
+    "UV_OVERRIDE": "other.txt",
+    "PIP_USER": "1",
+    "PIP_TARGET": "/opt/target",
+    "PIP_PREFIX": "/opt/prefix",
+    "PIP_ROOT": "/opt/root",
+    "PIP_PYTHON": "/usr/bin/python3",
+    "PYTHONPATH": "/opt/packages",
+}
+KEPT = {
+    "PIP_INDEX_URL": "https://a.b/simple",
+    "UV_INDEX": "https://a.b/simple",
+    "VIRTUAL_ENV": "/opt/other",
+    "CONDA_PREFIX": "/opt/conda",
+}
+
+
+def installed(folder, *words, **env):
+    """The commands of `make env` and the variables they got, with a Python and a uv that only tell
+    what they are asked.
+    """
+    (folder / ".venv/bin").mkdir(parents=True)
+    for name in ("requirements.lock", "pyproject.toml", "Makefile"):
+        (folder / name).write_text((ROOT / name).read_text())
+    for name in ("python", "uv"):
+        (folder / ".venv/bin" / name).write_text(FAKE)
+        (folder / ".venv/bin" / name).chmod(0o755)
+    told = folder / "said"
+    env = os.environ | env | {"SAID": str(told), "MAKEFLAGS": "", "MAKELEVEL": "0"}
+    subprocess.run(
+        ["make", "env", f"PYTHON={sys.executable}", *words], cwd=folder, env=env, check=True
+    )
+    lines = told.read_text().splitlines()
+    calls = [shlex.split(line) for line in lines if re.match(r"(uv|python) ", line)]
+    return calls, dict(
+        line.split("=", 1) for line in lines if re.match(r"(PIP|UV|VIRT|CONDA)", line)
+    )
+
+
+@pytest.mark.parametrize("given", ["variables", "words"])
+def test_make_env_installs_into_its_own_environment(tmp_path, given):
+    """Whatever the caller's variables say; to where a mirror is, it listens."""
+    if given == "variables":
+        calls, env = installed(tmp_path, **REDIRECTS, **KEPT)
+    else:
+        calls, env = installed(tmp_path, *(f"{k}={v}" for k, v in REDIRECTS.items()), **KEPT)
+    assert not env.keys() & REDIRECTS.keys() and KEPT.items() <= env.items()
+    pip, _, sync, install, kernel = calls
+    isolated = ["python", "-I", "-m"]  # neither PYTHONPATH nor a user's own packages
+    assert pip[:4] == [*isolated, "pip"] and "--no-user" in pip and kernel[:3] == isolated
+    assert kernel[3] == "ipykernel" and "--sys-prefix" in kernel
+    for call, verb in ((sync, "sync"), (install, "install")):
+        assert call[:3] == ["uv", "pip", verb]
+        assert call[call.index("--python") + 1] == ".venv/bin/python"
+    assert "--require-hashes" in pip and "--require-hashes" in sync
+
+
 # who may import whom; a room may also import itself
 BASE = {"paths", "paper"}
 LEARNED = BASE | {"networks", "data", "quality"}
@@ -105,7 +175,7 @@ def test_no_two_modules_share_a_name():
 
 @pytest.mark.parametrize("module", MODULES)
 def test_a_module_is_short(module):
-    lines = provenance._source(module).read_text().count("\n")
+    lines = provenance.source_of(module).read_text().count("\n")
     assert lines <= 350, f"{module} has {lines} lines: split it"
 
 

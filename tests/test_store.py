@@ -401,6 +401,20 @@ def test_tables_figures_and_records(run, teacher):
     plt.close(figure)
 
 
+def test_a_table_is_read_as_it_was_written(run):
+    """Words that pandas takes for gaps, and counts beside a gap, which are floats to it."""
+    words = ["None", "NA", "nan", "NULL", "n/a", "N/A", "-", "inf", None]
+    counts = [859520964, None, -1234567, 0, 2**53 - 1, 1e6, 0.1234567, 1e300, float("inf")]
+    table = pd.DataFrame({"word": words, "count": counts, "whole": range(10**9, 10**9 + 9)})
+    table["gap"] = table["whole"].astype("Int64").where(table["whole"] % 2 == 0)
+    run.table("words", table)
+    read = run.read_table("words", from_notebook="02")
+    rounded = table.replace({"count": {0.1234567: 0.123457}}).astype({"gap": float})
+    pd.testing.assert_frame_equal(read, rounded)
+    run.ledger(table[["count"]].head(1))
+    assert (run.folder / layout.LEDGER).read_text() == "count\n859520964\n"
+
+
 def test_records_are_joined_and_replaced_by_notebook(run, teacher):
     run.record("tiles-poster", 1, "exact")
     again = notebook.open_run("02_toy", "smoke", 0, teacher)

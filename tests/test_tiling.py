@@ -130,9 +130,20 @@ def test_shares_add_up_to_one(kind):
     starts = tiling.positions(100, 16, 5)
     total = np.zeros(100)
     for x, share in zip(starts, tiling.shares(starts, 16, kind), strict=True):
-        assert (share > 0).all()
+        assert (share > 0).all() or (kind == "none" and (share >= 0).all())
         total[x : x + 16] += share
     assert total == pytest.approx(np.ones(100), abs=1e-12)
+
+
+@pytest.mark.parametrize("batch", [1, 3, 64])
+@pytest.mark.parametrize("size", [(40, 50), (9, 40), (16, 16), (7, 5)])
+def test_without_blending_the_later_tile_wins(size, batch):
+    x, grid, number = np.zeros((*size, 1)), Grid(size[1], size[0], 16, 6), itertools.count(1)
+    count = lambda t: t + np.array([next(number) for _ in t], float)[:, None, None, None]  # noqa: E731
+    want, tile = np.zeros((size[0], size[1], 1)), itertools.count(1)
+    for y, left in itertools.product(grid.ys, grid.xs):
+        want[y : y + 16, left : left + 16] = next(tile)
+    assert (tiling.run(x, count, grid, batch, "none", progress=False) == want).all()
 
 
 def test_a_seam_is_softer_than_without_overlap():
@@ -325,6 +336,24 @@ def test_seams_between_rows_are_seen_as_those_between_columns():
     assert across > 2 and down > 2 and across == pytest.approx(down, rel=0.2)
     tall = Grid(16, 64, 16, 0)  # one column of tiles: borders between rows alone
     assert seams.seam(stepped.transpose(1, 0, 2)[:, :16], flat[:, :16], tall) > 2
+
+
+def test_roughness_is_measured_at_a_ways_own_borders():
+    """Each tile a little brighter or darker: a hard cut shows where its tiles end, blending hides
+    them, and away from its own borders there is nothing to find in either.
+    """
+    x, drawn = picture(64, 80), np.random.default_rng(0)
+    shift = lambda t: t + 0.05 * drawn.random(t.shape) + drawn.random((len(t), 1, 1, 1))  # noqa: E731
+    table, made = seams.blend_report(x, shift, 16)
+    assert table.columns.tolist() == ["blending", "overlap", "tiles", "roughness"]
+    for row in table.itertuples():
+        result = made[f"{row.blending}, overlap {row.overlap}"]
+        assert row.roughness == seams.seam(result, x, Grid(80, 64, 16, row.overlap))
+    rough = table.set_index(["blending", "overlap"]).roughness
+    plain, cut = rough["none", 0], rough["none", 4]
+    assert plain > 2 and cut > 2 and rough.drop("none", level="blending").max() < 0.6 * cut
+    elsewhere = seams.seam(made["none, overlap 4"], x, Grid(80, 64, 16, 0))
+    assert elsewhere < 0.8 * cut
 
 
 @pytest.mark.filterwarnings("error")

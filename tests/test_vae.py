@@ -63,6 +63,12 @@ def test_it_costs_a_fraction_of_the_teacher():
         assert gmac["teacher", "decoder"] > 5 * gmac["slim", "decoder"]
 
 
+def test_the_parts_are_the_whole_autoencoder(teacher):
+    params = tile.vae_costs(teacher, 32).groupby("model").params.sum().to_dict()
+    nets = {"teacher": teacher} | {k: make(teacher) for k, make in vae.KINDS.items()}
+    assert params == {k: counting.parameters(net) for k, net in nets.items()}
+
+
 def test_a_block_is_conv_norm_act_conv_around_an_identity():
     block = vae.Block(8, 2)
     x = pictures(2)[:, :1].expand(-1, 8, -1, -1)

@@ -45,6 +45,8 @@ LIGHTS = {
     ),
     "dusk": ((0.10, 0.12, 0.30), (0.40, 0.36, 0.55), (0.52, 0.54, 0.66), (0.30, 0.30, 0.40), 0.80),
 }
+# what the teacher's U-Net never learns from, so that prompts can ask for what it has not seen
+UNSEEN = (("sphere", "purple"), ("cube", "cyan"), ("cylinder", "pink"), ("cone", "orange"))
 NAMES = {
     "shape": SHAPES,
     "colour": tuple(COLOURS),
@@ -77,26 +79,34 @@ class Scenes:
         return Scenes(**{f.name: getattr(self, f.name)[i] for f in fields(self)})
 
 
+def joined(parts: list[Scenes]) -> Scenes:
+    """Batches of scenes as one."""
+    names = [f.name for f in fields(Scenes)]
+    return Scenes(**{name: torch.cat([getattr(p, name) for p in parts]) for name in names})
+
+
 def sample(n: int, seed: int, objects: int | None = None) -> Scenes:
-    """Draw n scenes; `objects` fixes their number (1-3), otherwise 55 / 30 / 15 % hold one, two,
+    """Draw n scenes; `objects` fixes their number (1-3), otherwise 45 / 40 / 15 % hold one, two,
     three.
     """
     g = torch.Generator().manual_seed(seed)
-    rand = lambda *s: torch.rand(*s, generator=g)  # noqa: E731
+    rand = lambda *s: torch.rand(*s, generator=g, dtype=torch.float32)  # noqa: E731
     pick = lambda k, *s: torch.randint(k, s, generator=g)  # noqa: E731
     u = rand(n)
     count = (
-        torch.where(u < 0.55, 1, torch.where(u < 0.85, 2, 3))
+        torch.where(u < 0.45, 1, torch.where(u < 0.85, 2, 3))
         if objects is None
         else torch.full((n,), objects)
     )
     slot = torch.arange(3)[None]
     used = slot < count[:, None]
     # object k of m stands in the k-th of m lanes, so that captions can read left to right
-    lane = (slot + 0.5) / count[:, None] * 2 - 1
-    spread = torch.tensor([0.0, 0.75, 1.7, 2.25])[count][:, None]
-    jitter = torch.tensor([0.0, 0.55, 0.22, 0.15])[count][:, None]
-    r = torch.tensor([0.0, 0.95, 0.68, 0.55])[count][:, None] * (0.85 + 0.3 * rand(n, 3))
+    lane = (slot.float() + 0.5) / count[:, None] * 2 - 1
+    spread = torch.tensor([0.0, 0.75, 1.7, 2.25], dtype=torch.float32)[count][:, None]
+    jitter = torch.tensor([0.0, 0.55, 0.22, 0.15], dtype=torch.float32)[count][:, None]
+    r = torch.tensor([0.0, 0.95, 0.68, 0.55], dtype=torch.float32)[count][:, None] * (
+        0.85 + 0.3 * rand(n, 3)
+    )
     return Scenes(
         shape=torch.where(used, pick(len(SHAPES), n, 3), -1),
         colour=pick(len(COLOURS), n, 3),
@@ -107,9 +117,16 @@ def sample(n: int, seed: int, objects: int | None = None) -> Scenes:
         yaw=rand(n, 3) * 2 * torch.pi,
         ground=pick(len(GROUNDS), n),
         light=pick(len(LIGHTS), n),
-        azimuth=(rand(n) * 2 - 1) * 1.1 + torch.where(rand(n) < 0.5, 0.0, torch.pi),
+        azimuth=(rand(n) * 2 - 1) * 1.1 + (rand(n) >= 0.5).float() * torch.pi,
         phase=rand(n, 8) * 2 * torch.pi,
     )
+
+
+def unseen(scenes: Scenes) -> Tensor:
+    """Which objects (N, 3) are a pair of shape and colour in `UNSEEN`."""
+    pairs = [(SHAPES.index(s), list(COLOURS).index(c)) for s, c in UNSEEN]
+    found = [(scenes.shape == s) & (scenes.colour == c) for s, c in pairs]
+    return torch.stack(found).any(0)
 
 
 def _article(phrase: str) -> str:

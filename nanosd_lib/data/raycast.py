@@ -16,12 +16,12 @@ EYE = (0.0, 1.75, -5.0)
 def _rays(supersample: int) -> Tensor:
     """Unit-depth view directions (P, 3) of a pinhole camera that looks a little down."""
     n = SIZE * supersample
-    u = (torch.arange(n) + 0.5) / n * 2 - 1
+    u = (torch.arange(n, dtype=torch.float32) + 0.5) / n * 2 - 1
     v, h = torch.meshgrid(-u, u, indexing="ij")
     tilt, focal = 0.20, 2.1
-    fwd = torch.tensor([0.0, -np.sin(tilt), np.cos(tilt)])
-    up = torch.tensor([0.0, np.cos(tilt), np.sin(tilt)])
-    right = torch.tensor([1.0, 0.0, 0.0])
+    fwd = torch.tensor([0.0, -np.sin(tilt), np.cos(tilt)], dtype=torch.float64)
+    up = torch.tensor([0.0, np.cos(tilt), np.sin(tilt)], dtype=torch.float64)
+    right = torch.tensor([1.0, 0.0, 0.0], dtype=torch.float32)
     d = fwd + (h[..., None] * right + v[..., None] * up) / focal
     return d.reshape(-1, 3).float()
 
@@ -97,7 +97,7 @@ def _normal(shape: str, p: Tensor) -> Tensor:
         return torch.where(q.abs() >= q.abs().amax(0) - 1e-4, q.sign(), 0.0)
     if shape == "cylinder":
         cap = y > 1.8 - 1e-3
-        return torch.stack([torch.where(cap, 0.0, x), cap.float(), torch.where(cap, 0.0, z)])
+        return torch.stack([torch.where(cap, 0.0, x), cap.to(x), torch.where(cap, 0.0, z)])
     rho = (x * x + z * z).sqrt() + 1e-6
     return torch.stack([x / rho, torch.full_like(x, 0.5), z / rho])
 
@@ -116,7 +116,7 @@ def _ground(scenes: Scenes, px: Tensor, pz: Tensor, t: Tensor) -> Tensor:
     """Colour of the ground (3, N, P) at points (px, pz); the pattern fades with distance t so it
     does not alias.
     """
-    base = torch.tensor(list(GROUNDS.values()))[scenes.ground].T[:, :, None]
+    base = torch.tensor(list(GROUNDS.values()), dtype=torch.float32)[scenes.ground].T[:, :, None]
     ph = scenes.phase[:, :, None]
     noise = (
         sum(
@@ -140,11 +140,14 @@ def _ground(scenes: Scenes, px: Tensor, pz: Tensor, t: Tensor) -> Tensor:
 
 def _render(scenes: Scenes, supersample: int) -> tuple[Tensor, Tensor]:
     n, d = len(scenes), _rays(supersample).T[:, None]  # (3, 1, P)
-    eye = torch.tensor(EYE)[:, None, None]
+    eye = torch.tensor(EYE, dtype=torch.float32)[:, None, None]
     zenith, horizon, sun, ambient = (
-        torch.tensor([v[i] for v in LIGHTS.values()])[scenes.light].T[:, :, None] for i in range(4)
+        torch.tensor([v[i] for v in LIGHTS.values()], dtype=torch.float32)[scenes.light].T[
+            :, :, None
+        ]
+        for i in range(4)
     )
-    elevation = torch.tensor([v[4] for v in LIGHTS.values()])[scenes.light]
+    elevation = torch.tensor([v[4] for v in LIGHTS.values()], dtype=torch.float32)[scenes.light]
     light = torch.stack(
         [
             elevation.cos() * scenes.azimuth.cos(),
@@ -157,10 +160,10 @@ def _render(scenes: Scenes, supersample: int) -> tuple[Tensor, Tensor]:
     world = eye + d * t.clamp_max(200.0)[None]
     albedo, normal = (
         _ground(scenes, world[0], world[2], t),
-        torch.tensor([0.0, 1.0, 0.0])[:, None, None].expand_as(world).clone(),
+        torch.tensor([0.0, 1.0, 0.0], dtype=torch.float32)[:, None, None].expand_as(world).clone(),
     )
     gloss = torch.zeros_like(t)
-    palette = torch.tensor(list(COLOURS.values()))
+    palette = torch.tensor(list(COLOURS.values()), dtype=torch.float32)
     objects = [(i, k) for k in range(3) for i in range(len(SHAPES))]
     for i, k in objects:
         b = (scenes.shape[:, k] == i).nonzero()[:, 0]

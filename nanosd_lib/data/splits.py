@@ -4,6 +4,7 @@ under a teacher's own encoders, and noisy batches of them.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -11,10 +12,12 @@ from diffusers import StableDiffusionPipeline
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from nanosd_lib.data import miniworld, photographs, raycast
+from nanosd_lib.data import folder, miniworld, photographs, raycast
 from nanosd_lib.networks import pipeline
 
 SEEDS = {"train": 101, "heldout": 202, "prompts": 303}  # never the seed the teacher was trained on
+# of the 1,000,003 steps that `learning.fit.rng` gives a seed: none trains so far
+HELDOUT_STEP = 900_000
 
 
 @dataclass(frozen=True)
@@ -48,31 +51,66 @@ def pictures(split: str, scenes: int, crops: int, seed: int) -> tuple[Tensor, li
     return x, text
 
 
+def batches(
+    split: str,
+    scenes: int,
+    crops: int,
+    seed: int,
+    side: int,
+    few: int,
+    mine: folder.Photographs | None = None,
+) -> tuple[Iterable[Tensor], list[str]]:
+    """`pictures` a few at a time; of a user's own photographs, if there are any, as many crops in
+    the place of both, side x side.
+    """
+    if mine is not None:
+        return folder.crops(mine, split, scenes + crops, side, SEEDS[split] + 1000 * seed, few)
+    x, text = pictures(split, scenes, crops, seed)
+    return x.split(few), text
+
+
 def latents(
-    pipe: StableDiffusionPipeline, split: str, scenes: int, crops: int, seed: int
+    pipe: StableDiffusionPipeline,
+    split: str,
+    scenes: int,
+    crops: int,
+    seed: int,
+    mine: folder.Photographs | None = None,
 ) -> dict[str, dict[str, Tensor]]:
     """`Latents` of a split as plain tensors."""
-    x, text = pictures(split, scenes, crops, seed)
-    z = _latents(pipe, x, split)
+    z, text = _latents(pipe, split, scenes, crops, seed, mine)
     return {
         "latents": {"z": z, "text": pipeline.embed(pipe, text), "empty": pipeline.embed(pipe, [""])}
     }
 
 
 def latents_alone(
-    pipe: StableDiffusionPipeline, split: str, scenes: int, crops: int, seed: int
+    pipe: StableDiffusionPipeline,
+    split: str,
+    scenes: int,
+    crops: int,
+    seed: int,
+    mine: folder.Photographs | None = None,
 ) -> dict[str, dict[str, Tensor]]:
     """The latents of `latents` without its text, for another VAE of the same pictures."""
-    return {"latents": {"z": _latents(pipe, pictures(split, scenes, crops, seed)[0], split)}}
+    return {"latents": {"z": _latents(pipe, split, scenes, crops, seed, mine)[0]}}
 
 
-def _latents(pipe: StableDiffusionPipeline, x: Tensor, split: str) -> Tensor:
-    """Pictures brought to the size the teacher works at and encoded, a few at a time."""
+def _latents(
+    pipe: StableDiffusionPipeline,
+    split: str,
+    scenes: int,
+    crops: int,
+    seed: int,
+    mine: folder.Photographs | None,
+) -> tuple[Tensor, list[str]]:
+    """Pictures brought to the size the teacher works at and encoded, a few at a time; captions."""
     size, z = pipeline.side(pipe), []
     few = 4096 if size <= 64 else 16  # large pictures are never all in memory
-    for some in tqdm(x.split(few), desc=f"latents, {split}", leave=False):
+    parts, text = batches(split, scenes, crops, seed, size, few, mine)
+    for some in tqdm(parts, desc=f"latents, {split}", total=-(-len(text) // few), leave=False):
         z.append(pipeline.encode(pipe, pipeline.sized(some, size), batch=min(few, 64)))
-    return torch.cat(z)
+    return torch.cat(z), text
 
 
 def of(artifact) -> Latents:
@@ -81,7 +119,11 @@ def of(artifact) -> Latents:
 
 
 def prompts(n: int, seed: int, objects: int | None = None) -> list[str]:
-    """n captions that no split holds: what images are generated from."""
+    """Captions of n scenes that no split holds: what images are generated from.
+
+    Held out are scenes (by seed), not captions: there are 1,440 of one object, and most of them the
+    teacher was trained on; with two objects they hardly recur.
+    """
     return miniworld.scene_prompts(n, SEEDS["prompts"] + 1000 * seed, objects)
 
 
@@ -92,17 +134,19 @@ def noisy(
     g: torch.Generator,
     drop: float = 0.1,
     device: torch.device | None = None,
+    between: tuple[float, float] = (0, 1),
 ) -> dict[str, Tensor]:
-    """One diffusion batch on that device (default: where the latents are): x_t, t uniform in the
-    schedule, text (10 % empty) and the noise; `own` is x_t of the student VAE's latents under the
-    same noise, where there is one.
+    """One diffusion batch on that device (default: where the latents are): x_t, t uniform in that
+    part of the schedule, text (10 % empty) and the noise; `own` is x_t of the student VAE's latents
+    under the same noise, where there is one.
 
     The paper does not say which timesteps FwKD sees; uniform is the diffusion loss's own choice.
     """
     i = torch.randint(len(data), (batch,), generator=g)
-    t = torch.randint(scheduler.config.num_train_timesteps, (batch,), generator=g)
-    noise = torch.randn(batch, *data.z.shape[1:], generator=g)
-    empty = torch.rand(batch, 1, 1, generator=g) < drop
+    first, last = (round(part * scheduler.config.num_train_timesteps) for part in between)
+    t = torch.randint(first, last, (batch,), generator=g)
+    noise = torch.randn(batch, *data.z.shape[1:], generator=g, dtype=torch.float32)
+    empty = torch.rand(batch, 1, 1, generator=g, dtype=torch.float32) < drop
     device, dtype = device or data.z.device, data.z.dtype
     # from the schedule itself: a sampler's own add_noise depends on the steps it was last set to
     a = scheduler.alphas_cumprod.cpu()[t].float()[:, None, None, None]
@@ -115,17 +159,54 @@ def noisy(
     return made
 
 
-def heldout_pictures(pipe: StableDiffusionPipeline, n: int, seed: int) -> dict[str, Tensor]:
-    """n held-out scenes and n crops of held-out photographs, at the size the teacher works at."""
-    where = SEEDS["heldout"] + 1000 * seed
-    scenes, crops = raycast.render(miniworld.sample(n, where))[0], photographs.crops
-    kinds = {"held-out scenes": scenes, "held-out photographs": crops("heldout", n, where)[0]}
-    return {k: pipeline.sized(x, pipeline.side(pipe)) for k, x in kinds.items()}
+def heldout_pictures(
+    pipe: StableDiffusionPipeline, n: int, seed: int, mine: folder.Photographs | None = None
+) -> dict[str, Tensor]:
+    """n held-out scenes and n crops of held-out photographs (the user's own, if there are any), at
+    the size the teacher works at.
+    """
+    where, side = SEEDS["heldout"] + 1000 * seed, pipeline.side(pipe)
+    kinds = {"held-out scenes": raycast.render(miniworld.sample(n, where))[0]}
+    if mine is None:
+        kinds["held-out photographs"] = photographs.crops("heldout", n, where)[0]
+    else:
+        x = torch.cat(list(folder.crops(mine, "heldout", n, side, where, 16)[0]))
+        mixed = torch.randperm(n, generator=torch.Generator().manual_seed(where))
+        kinds["held-out photographs"] = x[mixed]  # the first eight are shown: not all of one
+    return {k: pipeline.sized(x, side) for k, x in kinds.items()}
+
+
+def heldout_photographs(
+    pipe: StableDiffusionPipeline, n: int, seed: int, mine: folder.Photographs | None = None
+) -> dict[str, Tensor]:
+    """n crops of each held-out photograph (of the user's own, if there are any), by file name."""
+    where, side = SEEDS["heldout"] + 1000 * seed, pipeline.side(pipe)
+    if mine is None:
+        names = photographs.PHOTOGRAPHS["heldout"]
+        cut = {name: photographs.crops("heldout", n, where, names=[name])[0] for name in names}
+        return {name: pipeline.sized(x, side) for name, x in cut.items()}
+    alone = {
+        file: folder.Photographs(mine.folder, {"heldout": [(file, caption)]})
+        for file, caption in mine.splits["heldout"]
+    }
+    return {
+        file: torch.cat(list(folder.crops(one, "heldout", n, side, where, 16)[0]))
+        for file, one in alone.items()
+    }
 
 
 def heldout_batches(
-    latents: Latents, pipe: StableDiffusionPipeline, n: int, batch: int = 32
+    latents: Latents,
+    pipe: StableDiffusionPipeline,
+    n: int,
+    seed: int,
+    batch: int = 32,
+    between: tuple[float, float] = (0, 1),
 ) -> list[dict[str, Tensor]]:
-    """Fixed noisy batches of about n held-out latents; batch k is drawn from seed k."""
-    draws = [torch.Generator().manual_seed(k) for k in range(max(1, n // batch))]
-    return [noisy(latents, pipe.scheduler, min(batch, n), g, device=pipe.device) for g in draws]
+    """Fixed noisy batches of about n held-out latents, t in that part of the schedule: batch k is
+    drawn from (seed, k), and no step of a training from the same, whatever its seed.
+    """
+    first, few = seed * 1_000_003 + HELDOUT_STEP, min(batch, n)
+    draws = [torch.Generator().manual_seed(first + k) for k in range(max(1, n // batch))]
+    how = {"device": pipe.device, "between": between}
+    return [noisy(latents, pipe.scheduler, few, g, **how) for g in draws]

@@ -11,7 +11,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor, nn
 
 from nanosd_lib.hardware.backends import Builder
-from nanosd_lib.networks import counting, sd15, surgery, vae
+from nanosd_lib.networks import counting, precision, sd15, surgery, vae
 from nanosd_lib.networks.arch import ABLATION, BASE, CHOICES, NANOSD, STAGES, Arch
 from nanosd_lib.networks.sd15 import CLIP, VAE
 
@@ -25,6 +25,7 @@ class Teachers:
         self.config, self.tokens = config, tokens
         self._made: dict[tuple, UNet2DConditionModel] = {}
 
+    @precision.single()
     def __call__(self, dtype: torch.dtype, device: str) -> UNet2DConditionModel:
         key = dtype, device
         if key not in self._made:
@@ -94,7 +95,9 @@ def _rest_builder(teachers: Teachers) -> Builder:
         inputs.pop("encoder_hidden_states")
         w, size = teacher.config.block_out_channels[0], teacher.config.sample_size
         g = torch.Generator().manual_seed(1)
-        hidden = torch.randn(1, w, size, size, generator=g).to(inputs["sample"])
+        hidden = torch.randn(1, w, size, size, generator=g, dtype=torch.float32).to(
+            inputs["sample"]
+        )
         return Rest(teacher), inputs | {"hidden_states": hidden}
 
     return build
@@ -126,6 +129,7 @@ def components(
     """
     from transformers import CLIPTextConfig, CLIPTextModel
 
+    @precision.single()
     def text(dtype: torch.dtype, device: str) -> tuple[nn.Module, dict]:
         torch.manual_seed(0)
         net = CLIPTextModel(CLIPTextConfig(**clip)).to(device, dtype).eval()
@@ -144,6 +148,7 @@ def components(
 
 
 def _vae_builder(config: dict, model: str, part: str) -> Builder:
+    @precision.single()
     def build(dtype: torch.dtype, device: str) -> tuple[nn.Module, dict]:
         torch.manual_seed(0)
         net = AutoencoderKL(**config)
@@ -155,7 +160,7 @@ def _vae_builder(config: dict, model: str, part: str) -> Builder:
         side = config["sample_size"]
         latent = config["latent_channels"], side >> (len(config["block_out_channels"]) - 1)
         channels, side = (3, side) if part == "encoder" else latent
-        x = torch.randn(1, channels, side, side)
+        x = torch.randn(1, channels, side, side, dtype=torch.float32)
         key = "x" if model == "tiny" else "input"
         return module.to(device, dtype).eval(), {key: x.to(device, dtype)}
 

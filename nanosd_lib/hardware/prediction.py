@@ -23,20 +23,29 @@ PREDICTORS = {
 
 
 def fit(X: np.ndarray, y: np.ndarray) -> dict[str, float]:
-    """y = base + X b (n, k): rank correlation of the fitted values with y, r2, and the mean and
-    largest absolute error of each row when the others alone decide b (in y's unit).
+    """y = base + X b (n, k): r2; then, of each row when the others alone decide b, the rank
+    correlation of predictions with y and the mean and largest absolute error (in y's unit).
 
-    A constant column predicts nothing: its rank correlation is 0.
+    A constant column predicts nothing: its rank correlation is 0. A column that tells next to
+    nothing comes out below 0, since a row that is left out moves the mean of the others away.
     """
-    X, y = np.column_stack([np.ones(len(y)), X]), np.asarray(y, float)
-    solve = lambda rows: np.linalg.lstsq(X[rows], y[rows], rcond=None)[0]  # noqa: E731
-    everything, others = np.ones(len(y), bool), ~np.eye(len(y), dtype=bool)
-    fitted = X @ solve(everything)
-    out = np.abs(y - [x @ solve(rows) for x, rows in zip(X, others, strict=True)])
+    y = np.asarray(y, float)
+    coef, held = _least_squares(X, y)
+    fitted = coef[0] + X @ coef[1:]
     flat = np.ptp(fitted) < 1e-9 * np.abs(y).max()
-    rank = 0.0 if flat else pd.Series(fitted).corr(pd.Series(y), method="spearman")
+    rank = 0.0 if flat else pd.Series(held).corr(pd.Series(y), method="spearman")
     r2 = 1 - ((y - fitted) ** 2).sum() / ((y - y.mean()) ** 2).sum()
+    out = np.abs(y - held)
     return {"spearman": rank, "r2": r2, "loo_mean": out.mean(), "loo_max": out.max()}
+
+
+def _least_squares(X: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(base, b) of y = base + X b (k + 1,), and what the others predict for each row (n,)."""
+    X = np.column_stack([np.ones(len(y)), X])
+    solve = lambda rows: np.linalg.lstsq(X[rows], y[rows], rcond=None)[0]  # noqa: E731
+    others = ~np.eye(len(y), dtype=bool)
+    held = [x @ solve(rows) for x, rows in zip(X, others, strict=True)]
+    return solve(np.ones(len(y), bool)), np.array(held)
 
 
 def describe(archs: dict[str, Arch], stages: pd.DataFrame) -> pd.DataFrame:
@@ -117,19 +126,12 @@ def fit_latency(df: pd.DataFrame, column: str, printed: bool = False) -> dict[st
     """ms = base + a64 #A(E1,D1) + a32 #A(E2,D2) + a16 #A(E3,D3) by least squares (our reading).
 
     Nine rows, four coefficients: descriptive, not a validation. `printed` takes the poster's
-    strings as they stand. `loo_mean`, `loo_max`: absolute leave-one-out error in ms.
+    strings as they stand. The rest is `fit`'s, in ms.
     """
     rows = df.dropna(subset=[column])
     for d in ("D3", "D2", "D1") if printed else ():
         rows = rows.assign(**{d: rows[d].where(rows[f"printed_{d}"] == "", rows[f"printed_{d}"])})
-    X = np.array([[1, *attention_counts(row)] for _, row in rows.iterrows()], float)  # (9, 4)
+    X = np.array([attention_counts(row) for _, row in rows.iterrows()], float)  # (9, 3)
     y = rows[column].to_numpy(float)
-    coef, others = np.linalg.lstsq(X, y, rcond=None)[0], ~np.eye(len(y), dtype=bool)
-    held = [x @ np.linalg.lstsq(X[o], y[o], rcond=None)[0] for x, o in zip(X, others, strict=True)]
-    loo = np.abs(y - held)
-    return {
-        "coef": dict(zip(("base", "a64", "a32", "a16"), coef.tolist(), strict=True)),
-        "r2": float(1 - ((y - X @ coef) ** 2).sum() / ((y - y.mean()) ** 2).sum()),
-        "loo_mean": float(loo.mean()),
-        "loo_max": float(loo.max()),
-    }
+    coef = _least_squares(X, y)[0].tolist()
+    return {"coef": dict(zip(("base", "a64", "a32", "a16"), coef, strict=True)), **fit(X, y)}

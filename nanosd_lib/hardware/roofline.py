@@ -105,8 +105,8 @@ def _is_view(func) -> bool:
 
 def measure_machine(size: int = 2048, megabytes: int = 256, repeats: int = 7) -> Machine:
     """The two constants of this machine, the best of a few tries each, with torch's own threads."""
-    a, b = torch.randn(size, size), torch.randn(size, size)
-    x, y = torch.zeros(megabytes * 2**18), torch.empty(megabytes * 2**18)
+    a, b = (torch.randn(size, size, dtype=torch.float32) for _ in range(2))
+    x, y = (make(megabytes * 2**18, dtype=torch.float32) for make in (torch.zeros, torch.empty))
     multiply = min(_seconds(lambda: a @ b) for _ in range(repeats))
     copy = min(_seconds(lambda: y.copy_(x)) for _ in range(repeats))
     return Machine(2 * size**3 / multiply, 2 * 4 * x.numel() / copy)

@@ -10,7 +10,7 @@ from diffusers import AutoencoderKL, StableDiffusionPipeline
 from torch import Tensor
 
 from nanosd_lib.hardware import timing
-from nanosd_lib.networks import counting, pipeline, surgery, vae
+from nanosd_lib.networks import counting, pipeline, precision, surgery, vae
 from nanosd_lib.networks.vae import Autoencoder
 
 
@@ -40,7 +40,7 @@ def profile_tile(
     """
     side, w = pipeline.side(pipe), pipe.unet.conv_in.weight
     g = torch.Generator().manual_seed(0)
-    x = torch.randn(batch, 3, side, side, generator=g).to(w)
+    x = torch.randn(batch, 3, side, side, generator=g, dtype=torch.float32).to(w)
     tokens = pipe.tokenizer.model_max_length
     ids = torch.zeros(batch, tokens, dtype=torch.long, device=w.device)
     inputs = counting.network_inputs(pipe.unet, batch, tokens)
@@ -55,6 +55,7 @@ def profile_tile(
     return {"table": table[["component", "model", "ms_median", "ms_low", "ms_high"]]}
 
 
+@precision.single()
 def vae_costs(teacher: AutoencoderKL, side: int) -> pd.DataFrame:
     """model, part, params, gmac of the teacher's VAE, the slim one and AutoencoderTiny at side x
     side pixels, batch 1.
@@ -67,10 +68,14 @@ def vae_costs(teacher: AutoencoderKL, side: int) -> pd.DataFrame:
         z = torch.empty(1, c.latent_channels, *[side >> (len(c.block_out_channels) - 1)] * 2)
     for name, net in nets.items():
         for part, run in (("encoder", _encoder(net, x)), ("decoder", _decoder(net, z))):
-            rows.append(
-                (name, part, counting.parameters(getattr(net, part)), sum(counting.flops(run)))
-            )
+            rows.append((name, part, _parameters(net, part), sum(counting.flops(run))))
     return pd.DataFrame(rows, columns=["model", "part", "params", "gmac"])
+
+
+def _parameters(net: Autoencoder, part: str) -> int:
+    """Of all that `encode` or `decode` runs: AutoencoderKL has a 1x1 convolution beside each."""
+    beside = getattr(net, {"encoder": "quant_conv", "decoder": "post_quant_conv"}[part], None)
+    return sum(counting.parameters(m) for m in (getattr(net, part), beside) if m is not None)
 
 
 def with_latency(counted: pd.DataFrame, measured: pd.DataFrame) -> pd.DataFrame:

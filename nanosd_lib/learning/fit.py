@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from tqdm.auto import tqdm
 
+FIRST = 8  # losses that a record keeps one by one
+
 
 def rng(seed: int, step: int) -> torch.Generator:
     """The generator of one step: what it draws depends on nothing that came before."""
@@ -71,7 +73,9 @@ def _resume(path: Path, net: nn.Module, ema: dict, opt: torch.optim.Optimizer) -
             if f"opt.{k}.{n}" in tensors
         }
         if state:
-            opt.state[p] = state | {"step": torch.tensor(float(step), device=p.device)}
+            opt.state[p] = state | {
+                "step": torch.tensor(float(step), dtype=torch.float32, device=p.device)
+            }
     return step, json.loads(meta["log"])
 
 
@@ -88,10 +92,12 @@ def fit(
     clip: float | None = 1.0,
     probe: Callable[[], dict] | None = None,
     warmup: int | None = None,
+    until: int | None = None,
 ) -> list[dict]:
-    """Minimise `loss_of` over net's parameters; returns the record.
+    """Minimise `loss_of` over net's parameters; returns the record, an entry each `every` steps, of
+    which the first holds the first eight losses: whoever trains the same sees the same.
 
-    The weights' moving average is what is left in net.
+    The weights' moving average is what is left in net. `until` stops after so many of the steps.
 
     A loss without a graph has already been propagated by `loss_of` (30 losses in turn need less
     memory than one sum). `decay` 0 keeps the last weights instead of an average; `clip` bounds the
@@ -113,7 +119,9 @@ def fit(
         start, log = _resume(path, net, ema, opt)
     began, total, seconds = time.perf_counter(), 0.0, log[-1]["seconds"] if log else 0.0
     opt.zero_grad()  # an earlier attempt on the same network may have left some
-    for step in tqdm(range(start, steps), desc=name, initial=start, total=steps, mininterval=2):
+    first: list[float] = []
+    last = min(steps, until or steps)
+    for step in tqdm(range(start, last), desc=name, initial=start, total=last, mininterval=2):
         for group in opt.param_groups:
             group["lr"] = lr * _cosine(step, steps, warmup)
         loss = loss_of(rng(seed, step))
@@ -128,12 +136,15 @@ def fit(
             for k, v in net.state_dict().items():
                 ema[k].lerp_(v, 1 - w) if v.is_floating_point() else ema[k].copy_(v)
         total += float(loss.detach())
-        if (step + 1) % every == 0 or step + 1 == steps:
+        if len(first) < FIRST:
+            first.append(round(float(loss.detach()), 5))
+        if (step + 1) % every == 0 or step + 1 == last:
             n = (step % every) + 1
             spent = round(seconds + time.perf_counter() - began, 1)
             log.append(
                 {"step": step + 1, "loss": round(total / n, 5), "seconds": spent}
                 | (probe() if probe else {})
+                | ({} if log else {"first": first})
             )
             total = 0.0
             _checkpoint(path, net, ema, opt, step + 1, log)

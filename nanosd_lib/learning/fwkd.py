@@ -145,7 +145,7 @@ def distil(
     nets = surrogates(teacher, pairs).float()
 
     def loss_of(g: torch.Generator) -> Tensor:
-        seen, total = look(teacher, draw(g)), torch.zeros(())
+        seen, total = look(teacher, draw(g)), torch.zeros((), dtype=torch.float32)
         for net in _stages(nets):
             want = targets(seen, net.stage, net.code, e3_target)
             with fit.mixed(teacher):

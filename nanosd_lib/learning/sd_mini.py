@@ -1,5 +1,5 @@
-"""sd-mini: a Stable Diffusion with SD 1.5's topology at a tenth of its width (not in the paper: our
-stand-in teacher).
+"""sd-mini: a Stable Diffusion with SD 1.5's topology at a tenth of its width and less (not in the
+paper: our stand-in teacher).
 
 `train` makes it from nothing: VAE, contrastive image-text encoder, attribute classifier, U-Net, in
 that order. Every loop writes checkpoints and draws the data of step i from a generator seeded with
@@ -9,6 +9,8 @@ that order. Every loop writes checkpoints and draws the data of step i from a ge
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,33 +18,35 @@ import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
 
-from nanosd_lib.data import miniworld, photographs, raycast
-from nanosd_lib.learning import fit
+from nanosd_lib.data import miniworld, photographs
+from nanosd_lib.data.world import World, to_float
+from nanosd_lib.learning import deep, fit
+from nanosd_lib.networks import precision
 from nanosd_lib.quality import judges
 
 VAE = dict(
     sample_size=64,
     latent_channels=4,
-    block_out_channels=(32, 64, 128),
+    block_out_channels=(32, 64),
     layers_per_block=1,
     norm_num_groups=8,
-    down_block_types=("DownEncoderBlock2D",) * 3,
-    up_block_types=("UpDecoderBlock2D",) * 3,
+    down_block_types=("DownEncoderBlock2D",) * 2,
+    up_block_types=("UpDecoderBlock2D",) * 2,
 )
-UNET = dict(  # SD 1.5's, every width divided by ten (a multiple of 32), a 16x16 latent
-    sample_size=16,
+UNET = dict(  # SD 1.5's topology, narrow on top: 16 channels of 32x32, so that depth has to work
+    sample_size=32,
     in_channels=4,
     out_channels=4,
-    block_out_channels=(32, 64, 128, 128),
+    block_out_channels=(16, 48, 96, 96),
     down_block_types=("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
     up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
     layers_per_block=2,
     cross_attention_dim=64,
-    attention_head_dim=4,
+    attention_head_dim=(1, 2, 4, 4),  # heads, as in SD 1.5's own configuration
     norm_num_groups=8,
 )
 SCHEDULER = dict(  # SD 1.5's own
@@ -57,67 +61,68 @@ SCHEDULER = dict(  # SD 1.5's own
 )
 
 
-# ----------------------------------------------------------------------------------------- the data
-def world(work: Path, scenes: int, crops: int, seed: int) -> tuple[Tensor, list[str]]:
-    """Training pictures as uint8 (N, 3, 64, 64) with captions: renders first, then photograph
-    crops; cached in work.
-    """
-    path = work / f"world-{scenes}-{crops}-{seed}.safetensors"
-    batch = miniworld.sample(scenes, seed)
-    patch, patch_text = photographs.crops("train", crops, seed)
-    if not path.exists():
-        pixels = torch.cat([raycast.render(batch, progress=True)[0], patch])
-        fit.save(path, {"pixels": ((pixels + 1) * 127.5).round().clamp(0, 255).byte()})
-    return load_file(path)["pixels"], miniworld.captions(batch) + patch_text
+@dataclass(frozen=True)
+class Lesson:
+    """A network, the loss of one step, and the learning rate: what `fit` needs of each part."""
 
+    name: str
+    net: nn.Module
+    loss_of: Callable[[torch.Generator], Tensor]
+    lr: float
 
-def to_float(pixels: Tensor) -> Tensor:
-    """uint8 to float32 in [-1, 1]."""
-    return pixels.float() / 127.5 - 1
+    def learn(self, steps: int, work: Path, seed: int, until: int | None = None) -> list[dict]:
+        return fit.fit(self.name, self.net, self.loss_of, steps, self.lr, work, seed, until=until)
 
 
 # ---------------------------------------------------------------------------------------------- VAE
-def train_vae(
-    pixels: Tensor, scenes: int, steps: int, work: Path, seed: int, batch: int = 16
-) -> tuple[AutoencoderKL, list]:
-    """KL-VAE on half renders, half crops: L1 + MSE + 1e-6 KL, bfloat16 autocast; sets the latents'
-    scaling factor.
+def recoloured(x: Tensor, g: torch.Generator) -> Tensor:
+    """Pictures (N, 3, H, W) in [-1, 1] with other gains and offsets, a quarter with other channels:
+    what few photographs cannot show.
     """
+    gain = 1 + 0.4 * (torch.rand(len(x), 3, 1, 1, generator=g) - 0.5)
+    offset = 0.4 * (torch.rand(len(x), 3, 1, 1, generator=g) - 0.5)
+    order = torch.rand(len(x), 3, generator=g).argsort(1)
+    order[torch.rand(len(x), generator=g) > 0.25] = torch.arange(3)
+    return (x.gather(1, order[..., None, None].expand_as(x)) * gain + offset).clamp(-1, 1)
+
+
+def vae_lesson(pixels: Tensor | World, scenes: int, seed: int, batch: int = 16) -> Lesson:
+    """KL-VAE on half renders, half recoloured crops: L1 + MSE + 1e-6 KL, bfloat16 autocast."""
     torch.manual_seed(seed)
     vae = AutoencoderKL(**VAE)
-    n = len(pixels)
+    n, side = len(pixels), VAE["sample_size"] // 2
 
     def loss_of(g: torch.Generator) -> Tensor:
-        i = torch.cat(
-            [
-                torch.randint(scenes, (batch // 2,), generator=g),
-                torch.randint(scenes, n, (batch // 2,), generator=g),
-            ]
-        )
-        x = to_float(pixels[i])
-        noise = torch.randn(batch, 4, 16, 16, generator=g)
+        one = torch.randint(scenes, (batch // 2,), generator=g)
+        two = torch.randint(scenes, n, (batch // 2,), generator=g)
+        x = torch.cat([to_float(pixels[one]), recoloured(to_float(pixels[two]), g)])
+        noise = torch.randn(batch, 4, side, side, generator=g)
         with torch.autocast("cpu", torch.bfloat16):
             latent = vae.encode(x).latent_dist
             y = vae.decode(latent.mean + latent.std * noise).sample.float()
         kl = latent.kl().float().mean()
         return F.l1_loss(y, x) + F.mse_loss(y, x) + 1e-6 * kl
 
-    log = fit.fit("vae", vae, loss_of, steps, 1.5e-3, work, seed)
-    g = fit.rng(seed, steps)
+    return Lesson("vae", vae, loss_of, 1.5e-3)
+
+
+@torch.no_grad()
+def scaled(vae: AutoencoderKL, pixels: Tensor, scenes: int, g: torch.Generator) -> AutoencoderKL:
+    """The VAE with the scaling factor that gives latents of 256 renders unit deviation."""
     i = torch.randint(scenes, (256,), generator=g)
-    with torch.no_grad():
-        std = vae.encode(to_float(pixels[i])).latent_dist.mean.std()
+    std = vae.encode(to_float(pixels[i])).latent_dist.mean.std()
     vae.register_to_config(scaling_factor=round(1 / float(std), 5))
-    return vae.eval(), log
+    return vae.eval()
 
 
 # ------------------------------------------------------------------------------------------- judges
-def train_clip(
-    pixels: Tensor, text: list[str], steps: int, work: Path, seed: int, batch: int = 128
-) -> tuple[CLIPModel, CLIPTokenizer, list]:
-    """Contrastive training on renders and crops; its text tower becomes sd-mini's text encoder."""
+def clip_lesson(
+    pixels: Tensor | World, words: CLIPTokenizer, text: list[str], seed: int, batch: int = 128
+) -> Lesson:
+    """Contrastive training on renders and crops; its text tower is where sd-mini's text encoder
+    begins.
+    """
     torch.manual_seed(seed)
-    words = judges.tokenizer()
     net, ids = judges.clip(words), judges.tokens(words, text)
 
     def loss_of(g: torch.Generator) -> Tensor:
@@ -128,86 +133,114 @@ def train_clip(
             image, net.get_text_features(ids[i]).pooler_output, net.logit_scale, same
         )
 
-    log = fit.fit("mini-clip", net, loss_of, steps, 1e-3, work, seed)
-    return net.eval(), words, log
+    return Lesson("mini-clip", net, loss_of, 1e-3)
 
 
-def train_classifier(
-    pixels: Tensor, scenes: miniworld.Scenes, steps: int, work: Path, seed: int
-) -> tuple[judges.AttributeClassifier, list]:
-    """Shape and colour from one-object renders alone, with a little noise so that it reads shapes,
-    not pixels.
-    """
+def classifier_lesson(
+    pixels: Tensor | World, drawn: miniworld.Scenes, seed: int, batch: int = 64
+) -> Lesson:
+    """Every attribute of renders alone, with a little noise so that it reads shapes, not pixels."""
     torch.manual_seed(seed)
-    net, single = judges.AttributeClassifier(), (scenes.shape[:, 1] < 0).nonzero()[:, 0]
+    net, answers = judges.AttributeClassifier(), judges.attributes(drawn)
 
     def loss_of(g: torch.Generator) -> Tensor:
-        i = single[torch.randint(len(single), (64,), generator=g)]
+        i = torch.randint(len(drawn), (batch,), generator=g)
         x = to_float(pixels[i])
-        shape, colour = net(x + 0.05 * torch.randn(x.shape, generator=g))
-        return F.cross_entropy(shape, scenes.shape[i, 0]) + F.cross_entropy(
-            colour, scenes.colour[i, 0]
-        )
+        told = net(x + 0.05 * torch.randn(x.shape, generator=g))
+        parts = [
+            F.cross_entropy(v.flatten(0, -2), answers[k][i].flatten()) for k, v in told.items()
+        ]
+        return torch.stack(parts).sum()
 
-    return net, fit.fit("classifier", net, loss_of, steps, 1e-3, work, seed)
+    return Lesson("classifier", net, loss_of, 1e-3)
 
 
 # -------------------------------------------------------------------------------------------- U-Net
 @torch.no_grad()
-def _latents(vae: AutoencoderKL, pixels: Tensor, work: Path) -> Tensor:
-    """Scaled latent means (N, 4, 16, 16) of all training pictures; cached in work."""
+def encoded(vae: AutoencoderKL, pixels: Tensor) -> Tensor:
+    """Scaled latent means (N, 4, 32, 32) of uint8 pictures."""
+    with torch.autocast("cpu", torch.bfloat16):
+        z = vae.encode(to_float(pixels)).latent_dist.mean.float()
+    return z * vae.config.scaling_factor
+
+
+def latents(vae: AutoencoderKL, pixels: Tensor, work: Path) -> Tensor:
+    """Those of all training pictures; cached in work."""
     path = work / "latents.safetensors"
     if not path.exists():
-        out = []
-        for x in tqdm(pixels.split(64), desc="latents", mininterval=5):
-            with torch.autocast("cpu", torch.bfloat16):
-                out.append(vae.encode(to_float(x)).latent_dist.mean.float())
-        fit.save(path, {"latents": torch.cat(out) * vae.config.scaling_factor})
+        parts = tqdm(pixels.split(64), desc="latents", mininterval=5)
+        fit.save(path, {"latents": torch.cat([encoded(vae, x) for x in parts])})
     return load_file(path)["latents"]
 
 
-@torch.no_grad()
-def _embeddings(encoder: CLIPTextModel, ids: Tensor) -> Tensor:
-    return torch.cat([encoder(i).last_hidden_state for i in ids.split(256)])
+@dataclass(frozen=True)
+class Encoded:
+    """The latents of a world, encoded when they are asked for."""
+
+    vae: AutoencoderKL
+    pixels: World
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def __getitem__(self, i: Tensor) -> Tensor:
+        return encoded(self.vae, self.pixels[i])
 
 
-def train_unet(
-    latents: Tensor,
-    text: Tensor,
-    empty: Tensor,
-    share: float,
-    scenes: int,
-    steps: int,
-    work: Path,
-    seed: int,
+def unet_lesson(
+    z: Tensor | Encoded,
+    ids: Tensor,
+    none: Tensor,
+    encoder: CLIPTextModel,
+    budget: Any,
     batch: int = 32,
-) -> tuple[UNet2DConditionModel, list]:
-    """Epsilon prediction (Ho et al. 2020) with min-SNR-5 weights (Hang et al. 2023) and 10 % empty
-    prompts.
+) -> Lesson:
+    """Epsilon prediction (Ho et al. 2020) with min-SNR-5 weights (Hang et al. 2023), 10 % empty
+    prompts, `deep`'s two measures, and the text encoder learning with it (it was trained to tell
+    pictures apart, not to say which colour belongs to which shape).
 
-    latents (N, 4, 16, 16), text (N, 24, 64), empty (1, 24, 64); `share` of every batch are renders.
+    z (N, 4, 32, 32) of renders, then crops; ids (N, 24), none (1, 24). `render_share` of every
+    batch are renders, none of which holds a pair of `miniworld.UNSEEN`. The lesson's net has the
+    parts "unet", "text" and "below".
     """
-    torch.manual_seed(seed)
-    unet, scheduler = UNet2DConditionModel(**UNET), DDIMScheduler(**SCHEDULER)
-    abar, n, k = scheduler.alphas_cumprod, len(latents), round(batch * share)
-    weight = (abar / (1 - abar)).clamp(max=5) / (abar / (1 - abar))
+    torch.manual_seed(budget.seed)
+    layout = torch.channels_last  # a tenth faster on two cores
+    unet = UNet2DConditionModel(**UNET).to(memory_format=layout)
+    scheduler, below = DDIMScheduler(**SCHEDULER), deep.Supervision(unet)
+    seen = ~miniworld.unseen(miniworld.sample(budget.scenes, budget.seed)).any(1)
+    renders, n = seen.nonzero()[:, 0], len(z)
+    k = round(batch * budget.render_share)
+    snr = scheduler.alphas_cumprod / (1 - scheduler.alphas_cumprod)
+    weight = snr.clamp(max=5) / snr
 
     def loss_of(g: torch.Generator) -> Tensor:
-        i = torch.cat(
-            [
-                torch.randint(scenes, (k,), generator=g),
-                torch.randint(scenes, n, (batch - k,), generator=g),
-            ]
-        )
+        some = renders[torch.randint(len(renders), (k,), generator=g)]
+        i = torch.cat([some, torch.randint(budget.scenes, n, (batch - k,), generator=g)])
         t = torch.randint(1000, (batch,), generator=g)
-        noise = torch.randn(batch, *latents.shape[1:], generator=g)
-        drop = torch.rand(batch, 1, 1, generator=g) < 0.1
-        y = unet(
-            scheduler.add_noise(latents[i], noise, t), t, torch.where(drop, empty, text[i])
-        ).sample
-        return (weight[t] * (y - noise).pow(2).mean((1, 2, 3))).mean()
+        clean, noise = z[i].float(), torch.randn(batch, *latent_shape(unet), generator=g)
+        drop = torch.rand(batch, 1, generator=g) < 0.1
+        off = float(torch.rand(1, generator=g)) < budget.attention_off
+        noisy = scheduler.add_noise(clean, noise, t).to(memory_format=layout)
+        with torch.autocast("cpu", torch.bfloat16), deep.without_top_attention(unet, off):
+            text = encoder(torch.where(drop, none, ids[i])).last_hidden_state
+            y = unet(noisy, t, text).sample
+        error = (weight[t] * (y.float() - noise).pow(2).mean((1, 2, 3))).mean()
+        return error + budget.deep_supervision * below(clean)
 
-    return unet, fit.fit("unet", unet, loss_of, steps, 1e-3, work, seed)
+    parts = nn.ModuleDict({"unet": unet, "text": encoder.train(), "below": below})
+    return Lesson("unet", parts, loss_of, 1e-3)
+
+
+def latent_shape(unet: UNet2DConditionModel) -> tuple[int, int, int]:
+    c = unet.config
+    return (c.in_channels, c.sample_size, c.sample_size)
+
+
+def text_encoder(judge: CLIPModel) -> CLIPTextModel:
+    """A text encoder of its own that begins as the judge's text tower."""
+    encoder = CLIPTextModel(judge.config.text_config)
+    encoder.load_state_dict(judge.text_model.state_dict())
+    return encoder
 
 
 # ---------------------------------------------------------------------------------------- all of it
@@ -227,46 +260,78 @@ def pipeline(
     )
 
 
+@precision.single()
 def train(work: Path, data: Path, budget: Any) -> dict:
     """Make data/sd-mini, data/mini-clip and data/mini-attributes; returns the training record.
 
-    `budget` holds scenes, crops, seed, render_share and the steps of each part, as
-    `profiles.TeacherTraining` does.
-    Weights are shipped in float16 safetensors; checkpoints and caches stay in `work`.
+    `budget` is a `profiles.TeacherTraining`. Weights are shipped in float16 safetensors;
+    checkpoints and caches stay in `work`.
     """
-    scenes, seed = budget.scenes, budget.seed
+    seed, world = budget.seed, World(budget.scenes, budget.crops, budget.seed)
     work.mkdir(parents=True, exist_ok=True)
-    pixels, captions = world(work, scenes, budget.crops, seed)
-    vae, vae_log = train_vae(pixels, scenes, budget.vae_steps, work, seed)
-    judge, words, clip_log = train_clip(pixels, captions, budget.clip_steps, work, seed)
-    classifier, classifier_log = train_classifier(
-        pixels[:scenes], miniworld.sample(scenes, seed), budget.classifier_steps, work, seed
-    )
-    encoder = CLIPTextModel(judge.config.text_config).eval()
-    encoder.load_state_dict(judge.text_model.state_dict())
+    pixels, words = world.kept(work), judges.tokenizer()
+    lesson = vae_lesson(pixels, world.scenes, seed)
+    logs = {"vae": lesson.learn(budget.vae_steps, work, seed)}
+    vae = scaled(lesson.net, pixels, world.scenes, fit.rng(seed, budget.vae_steps))
+    lesson = clip_lesson(pixels, words, world.captions, seed)
+    logs["mini-clip"] = lesson.learn(budget.clip_steps, work, seed)
+    judge = lesson.net.eval()
+    lesson = classifier_lesson(pixels[: world.scenes], world.drawn, seed)
+    logs["classifier"] = lesson.learn(budget.classifier_steps, work, seed)
+    classifier = lesson.net
     for net in (vae, judge, classifier):
         net.requires_grad_(False)
-    latents = _latents(vae, pixels, work)
-    text = _embeddings(encoder, judges.tokens(words, captions))
-    empty = _embeddings(encoder, judges.tokens(words, [""]))
-    unet, unet_log = train_unet(
-        latents, text, empty, budget.render_share, scenes, budget.unet_steps, work, seed
-    )
+    ids, none = (judges.tokens(words, text) for text in (world.captions, [""]))
+    lesson = unet_lesson(latents(vae, pixels, work), ids, none, text_encoder(judge), budget)
+    logs["unet"] = lesson.learn(budget.unet_steps, work, seed)
+    lesson.net["below"].close()
+    unet = lesson.net["unet"].to(memory_format=torch.contiguous_format).eval()
+    encoder = lesson.net["text"].eval().requires_grad_(False)
     pipeline(vae.half(), encoder.half(), words, unet.half()).save_pretrained(data / "sd-mini")
     judge.half().save_pretrained(data / "mini-clip")
     words.save_pretrained(data / "mini-clip")
     classifier.half().save_pretrained(data / "mini-attributes")
-    logs = {"vae": vae_log, "mini-clip": clip_log, "classifier": classifier_log, "unet": unet_log}
+    return _record(data / "sd-mini" / "training.json", logs, budget)
+
+
+def _record(path: Path, logs: dict[str, list[dict]], budget: Any) -> dict:
+    """What was trained on what, how long, and the losses that `replay` can be held against."""
     record = {
-        "seed": seed,
-        "scenes": scenes,
+        "seed": budget.seed,
+        "scenes": budget.scenes,
         "crops": budget.crops,
         "photographs": photographs.PHOTOGRAPHS,
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "training_seconds": {k: v[-1]["seconds"] for k, v in logs.items()},
         "steps": {k: v[-1]["step"] for k, v in logs.items()},
+        "first": {k: v[0].pop("first") for k, v in logs.items()},
+        "first_200": {k: v[0]["loss"] for k, v in logs.items()},
         "loss": logs,
     }
-    (data / "sd-mini" / "training.json").write_text(json.dumps(record, indent=1) + "\n")
+    path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     return record
+
+
+@precision.single()
+def replay(part: str, steps: int, budget: Any, data: Path, work: Path) -> dict:
+    """The first steps of one part's training again ("vae", "mini-clip", "classifier", "unet"), from
+    nothing but the recipe and the shipped weights of the parts before it: {"first": losses of the
+    first eight steps, "loss": mean of all}. They are what `training.json` records, up to rounding.
+    """
+    world = World(budget.scenes, budget.crops, budget.seed)
+    words = CLIPTokenizer.from_pretrained(data / "mini-clip")  # of the shipped token ids
+    if part == "vae":
+        lesson = vae_lesson(world, world.scenes, budget.seed)
+    elif part == "mini-clip":
+        lesson = clip_lesson(world, words, world.captions, budget.seed)
+    elif part == "classifier":
+        lesson = classifier_lesson(world, world.drawn, budget.seed)
+    else:
+        vae = AutoencoderKL.from_pretrained(data / "sd-mini" / "vae", torch_dtype=torch.float32)
+        judge = CLIPModel.from_pretrained(data / "mini-clip", dtype=torch.float32)
+        z = Encoded(vae.eval().requires_grad_(False), world)
+        ids, none = (judges.tokens(words, text) for text in (world.captions, [""]))
+        lesson = unet_lesson(z, ids, none, text_encoder(judge), budget)
+    total = getattr(budget, f"{part.removeprefix('mini-')}_steps")
+    return lesson.learn(total, work, budget.seed, until=steps)[0]

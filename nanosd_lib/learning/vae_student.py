@@ -9,7 +9,7 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
 
-from nanosd_lib.data import splits
+from nanosd_lib.data import folder, splits
 from nanosd_lib.learning import fit
 from nanosd_lib.networks import pipeline, vae
 from nanosd_lib.networks.vae import KINDS, Autoencoder, SlimVAE
@@ -19,27 +19,37 @@ TERMS = ("latent", "kl", "reconstruction", "perceptual")
 
 
 def standard_kl(mean: Tensor, std: Tensor, scale: float) -> Tensor:
-    """KL divergence to the standard normal of each picture's unscaled posterior: (N,)."""
+    """KL divergence to the standard normal of each picture's unscaled posterior, the mean over the
+    numbers of its latent, so that a weight means the same at every size: (N,).
+    """
     m, s = mean / scale, std / scale
-    return 0.5 * (m.pow(2) + s.pow(2) - 1 - 2 * s.log()).sum((1, 2, 3))
+    return 0.5 * (m.pow(2) + s.pow(2) - 1 - 2 * s.log()).mean((1, 2, 3))
 
 
 @torch.no_grad()
-def moments(pipe, scenes: int, crops: int, size: int, seed: int) -> dict:
-    """Training pictures as uint8 (N, 3, 64, 64), and the teacher's scaled mean and standard
-    deviation of each at size x size, once for every student that learns from them.
+def moments(
+    pipe,
+    scenes: int,
+    crops: int,
+    size: int,
+    seed: int,
+    mine: folder.Photographs | None = None,
+) -> dict:
+    """Training pictures as uint8 (N, 3, 64, 64), a user's own (N, 3, size, size), and the teacher's
+    scaled mean and standard deviation of each at size x size, once for every student that learns
+    from them.
     """
-    x, _ = splits.pictures("train", scenes, crops, seed)
-    means, stds = [], []
-    for some in x.split(256 if size <= 64 else 8):
-        some = pipeline.sized(some, size).to(pipe.device, pipe.vae.dtype)
+    few = 256 if size <= 64 else 8
+    pixels, means, stds = [], [], []
+    for x in splits.batches("train", scenes, crops, seed, size, few, mine)[0]:
+        pixels.append(((x + 1) * 127.5).round().clamp(0, 255).byte())
+        some = pipeline.sized(x, size).to(pipe.device, pipe.vae.dtype)
         mean, std = vae.encoded(pipe.vae, some)
         means.append(mean.half().cpu())
         assert std is not None, "a teacher's VAE has a variance"
         stds.append(std.half().cpu())
-    pixels = ((x + 1) * 127.5).round().clamp(0, 255).byte()
     mean, std = torch.cat(means).contiguous(), torch.cat(stds).contiguous()
-    return {"moments": {"pixels": pixels, "mean": mean, "std": std}}
+    return {"moments": {"pixels": torch.cat(pixels), "mean": mean, "std": std}}
 
 
 def terms(
@@ -55,12 +65,12 @@ def terms(
     The first half of the batch is decoded from the teacher's latents, the other half from the
     student's own, which also teaches the encoder. Latent matching: squared errors of mean and of
     standard deviation, each over the teacher's mean square, so that the small one counts. KL: of
-    the student's posterior to the standard normal, summed over a latent. Reconstruction: absolute
+    the student's posterior to the standard normal, the mean over a latent. Reconstruction: absolute
     and squared difference to the picture itself, which is what sd-mini's teacher was trained on.
     The paper names the terms; their forms are our assumption.
     """
     m, s = vae.encoded(net, x)
-    noise = torch.randn(mean.shape, generator=g).to(mean)
+    noise = torch.randn(mean.shape, generator=g, dtype=torch.float32).to(mean)
     k, zero = len(x) // 2, x.new_zeros(())
     own = m[k:] + (std if s is None else s)[k:] * noise[k:]
     y = vae.decoded(net, torch.cat([mean[:k] + std[:k] * noise[:k], own])).float()

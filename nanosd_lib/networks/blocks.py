@@ -221,7 +221,9 @@ def average_channels(conv: nn.Conv2d) -> None:
     out, prev = conv.weight.shape[:2]
     with torch.no_grad():
         conv.weight.copy_(
-            torch.eye(out).repeat_interleave(prev // out, 1)[..., None, None] * out / prev
+            torch.eye(out, dtype=torch.float32).repeat_interleave(prev // out, 1)[..., None, None]
+            * out
+            / prev
         )
         if conv.bias is not None:
             conv.bias.zero_()

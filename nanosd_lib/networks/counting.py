@@ -44,8 +44,8 @@ def gmac(unet: UNet2DConditionModel, tokens: int = TOKENS) -> tuple[float, float
     meta.
     """
     size, d = unet.config.sample_size, unet.config.cross_attention_dim
-    x = torch.empty(1, unet.config.in_channels, size, size, device="meta")
-    text = torch.empty(1, tokens, d, device="meta")
+    x = torch.empty(1, unet.config.in_channels, size, size, device="meta", dtype=unet.dtype)
+    text = torch.empty(1, tokens, d, device="meta", dtype=unet.dtype)
     return flops(lambda: unet(x, torch.empty(1, device="meta"), encoder_hidden_states=text))
 
 
@@ -60,8 +60,8 @@ def stage_inputs(
 
     def make(*shape: int) -> torch.Tensor:
         if device == "meta":
-            return torch.empty(*shape, device=device)
-        return torch.randn(*shape, generator=g).to(device, unet.dtype)
+            return torch.empty(*shape, device=device, dtype=unet.dtype)
+        return torch.randn(*shape, generator=g, dtype=torch.float32).to(device, unet.dtype)
 
     side = size >> i
     kwargs = {
@@ -125,8 +125,10 @@ def network_inputs(unet: UNet2DConditionModel, batch: int, tokens: int) -> dict:
     """Random keyword arguments of a whole U-Net: noisy latent, one timestep, text."""
     size, weight = unet.config.sample_size, unet.conv_in.weight
     g = torch.Generator().manual_seed(0)
-    x = torch.randn(batch, unet.config.in_channels, size, size, generator=g)
-    text = torch.randn(batch, tokens, unet.config.cross_attention_dim, generator=g)
+    x = torch.randn(batch, unet.config.in_channels, size, size, generator=g, dtype=torch.float32)
+    text = torch.randn(
+        batch, tokens, unet.config.cross_attention_dim, generator=g, dtype=torch.float32
+    )
     t = torch.full((batch,), 500, device=weight.device)
     return {"sample": x.to(weight), "timestep": t, "encoder_hidden_states": text.to(weight)}
 

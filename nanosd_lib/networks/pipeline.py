@@ -104,7 +104,9 @@ def noise(pipe: StableDiffusionPipeline, n: int, seed: int) -> Tensor:
     """Initial latents (n, 4, h, w): image i depends on (seed, i) alone, whatever the batch size."""
     size, c = pipe.unet.config.sample_size, pipe.unet.config.in_channels
     draws = [torch.Generator().manual_seed(seed * 100_003 + i) for i in range(n)]
-    return torch.cat([torch.randn(1, c, size, size, generator=g) for g in draws])
+    return torch.cat(
+        [torch.randn(1, c, size, size, generator=g, dtype=torch.float32) for g in draws]
+    )
 
 
 @torch.no_grad()
@@ -117,9 +119,11 @@ def generate(
     z: Tensor | None = None,
 ) -> Tensor:
     """Images (N, 3, H, W) in [-1, 1], image i from noise (protocol.seed, i) or from the given
-    latents z.
+    latents z; ValueError where these are not as many as the prompts.
     """
     z = noise(pipe, len(prompts), protocol.seed) if z is None else z
+    if len(z) != len(prompts):
+        raise ValueError(f"generate: {len(prompts)} prompts and {len(z)} latents: one for each")
     z, out = z.to(pipe.device, pipe.unet.dtype), []
     for i in tqdm(range(0, len(prompts), batch), desc=desc, leave=False):
         made = pipe(
@@ -131,6 +135,40 @@ def generate(
         )
         out.append(made.images.float().cpu())
     return torch.cat(out) * 2 - 1
+
+
+@torch.no_grad()
+def stages(
+    pipe: StableDiffusionPipeline, prompt: str, protocol: Protocol, shown: int = 5
+) -> dict[str, Tensor]:
+    """One sampling, looked at on the way: at `shown` steps the decoded noisy latent x_t and the
+    picture that the U-Net expects there, (x_t - sqrt(1 - abar) eps) / sqrt(abar), both (K, 3, H, W)
+    in [-1, 1], and "t" (K,).
+    """
+    text, seen = embed(pipe, ["", prompt]), []
+    wanted = {round(i) for i in torch.linspace(0, protocol.steps - 2, shown).tolist()}
+
+    def look(pipe, i, t, state):
+        if i in wanted:
+            x, later = state["latents"], pipe.scheduler.timesteps[i + 1]
+            empty, asked = pipe.unet(torch.cat([x, x]), later, text).sample.chunk(2)
+            eps, a = empty + protocol.guidance * (asked - empty), pipe.scheduler.alphas_cumprod
+            share = a.to(x.device)[int(later)]
+            seen.append((int(later), x, (x - (1 - share).sqrt() * eps) / share.sqrt()))
+        return state
+
+    pipe(
+        prompt,
+        latents=noise(pipe, 1, protocol.seed).to(pipe.device, pipe.unet.dtype),
+        num_inference_steps=protocol.steps,
+        guidance_scale=protocol.guidance,
+        output_type="latent",
+        callback_on_step_end=look,
+    )
+    t, noisy, clean = zip(*seen, strict=True)
+    latents = [torch.cat(z) / pipe.vae.config.scaling_factor for z in (noisy, clean)]
+    made = [pipe.vae.decode(z).sample.float().cpu().clamp(-1, 1) for z in latents]
+    return {"t": torch.tensor(t), "noisy": made[0], "expected": made[1]}
 
 
 def sized(pictures: Tensor, side: int) -> Tensor:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 
+from nanosd_lib.networks import precision
+
 VAE = dict(  # Stable Diffusion 1.5's autoencoder, as its public configuration states it
     block_out_channels=(128, 256, 512, 512),
     down_block_types=("DownEncoderBlock2D",) * 4,
@@ -25,6 +27,7 @@ CLIP = dict(  # its text encoder, CLIP ViT-L/14
 )
 
 
+@precision.single()
 def autoencoder() -> AutoencoderKL:
     """SD 1.5's autoencoder at full size on the meta device: shapes and counts, no memory."""
     with torch.device("meta"):
@@ -41,6 +44,7 @@ SD15 = dict(  # Stable Diffusion 1.5's U-Net, as its public configuration states
 TOKENS = 77
 
 
+@precision.single()
 def unet() -> UNet2DConditionModel:
     """SD 1.5's U-Net at full size on the meta device: shapes and counts, no memory."""
     with torch.device("meta"):

@@ -242,8 +242,7 @@ def student(arch: Arch | str, teacher: UNet2DConditionModel) -> NanoUNet:
     p = next(teacher.parameters())
     with torch.device(p.device):
         net = NanoUNet(arch=str(a), **settings(teacher))
-    if p.dtype != torch.float32:
-        net = net.to(p)
+    net = net.to(p.dtype)  # made in torch's default dtype
     if p.device.type != "meta":
         inherit(net, teacher, a.deep)
     return net.eval()

@@ -18,6 +18,8 @@ from diffusers import AutoencoderKL, AutoencoderTiny, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
+from nanosd_lib.networks import precision
+
 Autoencoder: TypeAlias = AutoencoderKL | AutoencoderTiny
 __all__ = ["Block", "Layout", "ModelMixin", "SlimVAE"]  # pipelines look for ModelMixin beside it
 
@@ -35,7 +37,7 @@ class Layout:
 # blocks stand is our assumption: few where a block is dear, most at the latent's resolution
 LAYOUTS = {
     4: Layout(64, (1, 3, 6, 16), (10, 4, 2, 1)),  # SD 1.5: 2.04 M and 1.37 M parameters
-    3: Layout(32, (0, 1, 4), (3, 1, 1)),  # sd-mini: fewer, or their mere number would cost the time
+    2: Layout(24, (0, 4), (3, 1)),  # sd-mini: fewer, or their mere number would cost the time
 }
 
 
@@ -130,6 +132,7 @@ def layout_of(teacher: AutoencoderKL) -> Layout:
     return LAYOUTS[levels]
 
 
+@precision.single()
 def slim(teacher: AutoencoderKL) -> SlimVAE:
     """An untrained student for this teacher, with its resolutions and its scaling factor;
     ValueError where no layout has as many resolutions.
@@ -147,6 +150,7 @@ def slim(teacher: AutoencoderKL) -> SlimVAE:
     )
 
 
+@precision.single()
 def tiny(teacher: AutoencoderKL) -> AutoencoderTiny:
     """diffusers' AutoencoderTiny (the layout of TAESD) at the student's width, untrained: no
     variance, and latents that are already scaled.

@@ -7,7 +7,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 from torch import Tensor
 
-from nanosd_lib.data import splits
+from nanosd_lib.data import folder, splits
 from nanosd_lib.networks import counting, vae
 from nanosd_lib.networks.vae import Autoencoder
 from nanosd_lib.quality import extractors, metrics
@@ -41,7 +41,12 @@ def correlations(a: Tensor, b: Tensor) -> Tensor:
 
 
 def compare(
-    pipe: StableDiffusionPipeline, student: Autoencoder | None, n: int, judge: str, seed: int
+    pipe: StableDiffusionPipeline,
+    student: Autoencoder | None,
+    n: int,
+    judge: str,
+    seed: int,
+    mine: folder.Photographs | None = None,
 ) -> dict:
     """Held-out pictures through a student, through its encoder and the teacher's decoder, and the
     other way round; through the teacher's own where student is None.
@@ -54,7 +59,7 @@ def compare(
     """
     teacher, rows, channels, examples = pipe.vae, [], [], {}
     net = teacher if student is None else student
-    for kind, x in splits.heldout_pictures(pipe, n, seed).items():
+    for kind, x in splits.heldout_pictures(pipe, n, seed, mine).items():
         (m, s), (mt, st) = latents(net, x), latents(teacher, x)
         corr = correlations(m, mt)
         mixes = {"both": (m, net), "encoder": (m, teacher), "decoder": (mt, net)}
@@ -89,12 +94,15 @@ def compare(
 @torch.no_grad()
 def strip(net: Autoencoder, x: Tensor, frames: int) -> Tensor:
     """Pictures (frames, 3, H, W) along the straight line between the latents of x[0] and x[1]."""
-    z, w = latents(net, x[:2])[0], torch.linspace(0, 1, frames)[:, None, None, None]
+    z, w = (
+        latents(net, x[:2])[0],
+        torch.linspace(0, 1, frames, dtype=torch.float32)[:, None, None, None],
+    )
     return pictures(net, (1 - w) * z[:1] + w * z[1:2])
 
 
 def judge_gmac(judge: str, size: int) -> float:
     """Multiply-adds (10^9) of one LPIPS of two pictures of size x size; nothing is downloaded."""
     net = extractors.lpips_over(judge, trained=False).to("meta")
-    x = torch.empty(1, 3, size, size, device="meta")
+    x = torch.empty(1, 3, size, size, device="meta", dtype=torch.float32)
     return sum(counting.flops(lambda: net(x, x)))

@@ -1,5 +1,5 @@
-"""Checks of a teacher: reconstruction, prompt following, distance to renders, and that networks
-compose.
+"""Checks of a teacher: reconstruction, distance to renders, and that networks compose (`following`:
+whether it draws what is asked).
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from nanosd_lib.data import miniworld, raycast, splits
-from nanosd_lib.networks import pipeline, surgery
+from nanosd_lib.data import folder, miniworld, raycast, splits
+from nanosd_lib.networks import pipeline, precision, surgery
 from nanosd_lib.networks.arch import space
-from nanosd_lib.quality import extractors, judges, metrics
+from nanosd_lib.quality import extractors, metrics, uncertainty
 
 
 @torch.no_grad()
@@ -25,96 +25,106 @@ def reconstruct(pipe: StableDiffusionPipeline, x: Tensor, batch: int = 64) -> Te
     return torch.cat(made).clamp(-1, 1)
 
 
-def check_vae(pipe: StableDiffusionPipeline, n: int, seed: int) -> dict:
-    """PSNR of reconstructions of n held-out scenes and n crops of held-out photographs; 8 examples
-    of each.
+def bicubic(x: Tensor, times: int = 4) -> Tensor:
+    """Pictures made that many times smaller and larger again: what a reconstruction must beat."""
+    side = x.shape[-1]
+    return pipeline.sized(pipeline.sized(x, side // times), side)
+
+
+def colour_error(x: Tensor, y: Tensor) -> Tensor:
+    """How far the mean colour of each picture (N, 3, H, W) moved, of the whole range: (N,)."""
+    return (y.mean((2, 3)) - x.mean((2, 3))).abs().mean(1) / 2
+
+
+def check_vae(
+    pipe: StableDiffusionPipeline, n: int, seed: int, mine: folder.Photographs | None = None
+) -> dict:
+    """Reconstructions of n held-out scenes and of 64 crops (or n, if that is less) of each held-out
+    photograph: pictures, n, psnr with its interval, worst, bicubic, colour, and four examples of
+    each.
+
+    The last row is the mean of the photographs: its n counts photographs, and so does its interval.
     """
-    rows: list[tuple] = []
+    scenes = splits.heldout_pictures(pipe, n, seed, mine)["held-out scenes"]
+    photographs = splits.heldout_photographs(pipe, min(64, n), seed, mine)
+    rows: list[dict] = []
     examples: dict[str, Tensor] = {}
-    for kind, x in splits.heldout_pictures(pipe, n, seed).items():
+    for kind, x in ({"held-out scenes": scenes} | photographs).items():
         y = reconstruct(pipe, x, 64 if x.shape[-1] <= 64 else 1)
-        p = metrics.psnr(x, y)
-        rows.append((kind, n, float(p.mean()), float(p.std()), float(p.min())))
-        examples |= {f"{kind}": x[:8], f"{kind}, reconstructed": y[:8]}
-    table = pd.DataFrame(rows, columns=["pictures", "n", "psnr", "psnr_std", "psnr_min"])
+        psnr, plain = metrics.psnr(x, y), metrics.psnr(x, bicubic(x))
+        row = {"pictures": kind, "n": len(x), **uncertainty.mean(psnr).named("psnr")}
+        row |= {"worst": float(psnr.min()), "bicubic": float(plain.mean())}
+        rows.append(row | {"colour": float(colour_error(x, y).mean())})
+        made = {"": x, ", reconstructed": y, ", bicubic": bicubic(x[:4])}
+        examples |= {kind + what: some[:4] for what, some in made.items()}
+    table = pd.DataFrame([*rows, _photographs(pd.DataFrame(rows[1:]))])
     return {"table": table, "examples": examples}
 
 
-def check_prompts(
-    pipe: StableDiffusionPipeline, n: int, steps: int, guidance: float, batch: int, seed: int
-) -> dict:
-    """How often n one-object samples show the shape and the colour named, by a classifier trained
-    on renders alone.
-    """
-    where = splits.SEEDS["prompts"] + 1000 * seed
-    scenes, net = miniworld.sample(n, where, objects=1), judges.classifier()
-    pictures = pipeline.generate(
-        pipe, miniworld.captions(scenes), pipeline.protocol_of(n, steps, guidance, seed), batch
-    )
-    heldout = miniworld.sample(max(n, 256), splits.SEEDS["heldout"] + 7 + 1000 * seed, objects=1)
-    rows = {
-        "samples": judges.recognised(net, pictures, scenes),
-        "samples, other prompts": judges.recognised(net, pictures.flip(0), scenes),
-        "held-out renders": judges.recognised(net, raycast.render(heldout)[0], heldout),
-    }
-    table = pd.DataFrame(rows).T.rename_axis("pictures").reset_index()
-    return {
-        "table": table,
-        "examples": {"pictures": pictures[:32]},
-        "captions": miniworld.captions(scenes)[:32],
-    }
+def _photographs(each: pd.DataFrame) -> dict:
+    psnr = uncertainty.mean(torch.tensor(each.psnr.to_numpy()))
+    row = {"pictures": "held-out photographs", "n": len(each), **psnr.named("psnr")}
+    rest = {"worst": each.worst.min(), "bicubic": each.bicubic.mean(), "colour": each.colour.mean()}
+    return row | rest
 
 
+@precision.single()
 def check_frechet(
-    pipe: StableDiffusionPipeline, n: int, steps: int, guidance: float, batch: int, seed: int
+    pipe: StableDiffusionPipeline,
+    teacher_features: Tensor,
+    other_features: Tensor,
+    steps: int,
+    guidance: float,
+    batch: int,
+    seed: int,
+    features: str,
 ) -> dict:
-    """Frechet distance of n samples to n held-out renders, beside renders against renders and an
-    untrained U-Net.
+    """Frechet distances with their intervals, all of as many pictures as `tafid.reference` drew:
+    the teacher's samples to held-out renders beside renders to renders and an untrained U-Net; and
+    the yardstick, the teacher to itself with other noise.
     """
-    where = splits.SEEDS["heldout"] + 11 + 1000 * seed
-    look = extractors.extractor("mini-clip")
+    n, where = len(teacher_features), splits.SEEDS["heldout"] + 11 + 1000 * seed
+    look = extractors.extractor(features, pipe.device)
     renders = (raycast.render(miniworld.sample(n, where + k))[0] for k in (0, 1))
     one, two = (extractors.features(look, x) for x in renders)
-    prompts, protocol = splits.prompts(n, seed), pipeline.protocol_of(n, steps, guidance, seed)
+    protocol = pipeline.protocol_of(n, steps, guidance, seed, features)
     torch.manual_seed(seed)
     untrained = UNet2DConditionModel.from_config(pipe.unet.config)
-    untrained.to(next(pipe.unet.parameters()))
-    drawn = lambda p: extractors.looked_at(p, prompts, protocol, batch)[0]  # noqa: E731
+    drawn = pipeline.with_parts(pipe, unet=untrained.to(next(pipe.unet.parameters())))
+    noise, _ = extractors.looked_at(drawn, splits.prompts(n, seed), protocol, batch)
     made = {
-        "teacher samples": drawn(pipe),
-        "held-out renders (floor)": two,
-        "untrained network (ceiling)": drawn(pipeline.with_parts(pipe, unet=untrained)),
+        "renders to renders": uncertainty.frechet(two, one, paired=False),
+        "teacher to itself, other noise": uncertainty.frechet(other_features, teacher_features),
+        "teacher to renders": uncertainty.frechet(teacher_features, one, paired=False),
+        "untrained network to renders": uncertainty.frechet(noise, one, paired=False),
     }
-    rows = [(k, n, metrics.frechet(f, one)) for k, f in made.items()]
-    return {"table": pd.DataFrame(rows, columns=["pictures", "n", "frechet"])}
+    rows = [{"pictures": k, "n": n, **f.named("frechet")} for k, f in made.items()]
+    return {"table": pd.DataFrame(rows), "features": features}
 
 
-def teacher_table(vae: dict, asked: dict, apart: dict, n: dict[str, int], how: str) -> pd.DataFrame:
-    """metric, value, floor, protocol: what sd-mini can do, from the three checks above.
+def teacher_table(vae: dict, asked: dict, apart: dict, how: str) -> pd.DataFrame:
+    """check, kind, value, value_low, value_high, beside, n, protocol: what the teacher can do.
 
-    `n` holds how many pictures each check used (reconstructions, prompts, frechet).
+    `beside` is what the value is to be read against: bicubic of a quarter of the size, chance, or
+    the distance of renders to renders.
     """
-    psnr = vae["table"].set_index("pictures").psnr
-    follows, distance = (t["table"].set_index("pictures") for t in (asked, apart))
-    frechet = distance.frechet
-    floor = frechet["held-out renders (floor)"]
-    own, prompts = "trained on renders alone", f"{n['prompts']} one-object prompts, {how}"
-    features = f"mini-clip, n={n['frechet']}, {how}"
-    rows = [
-        (f"VAE PSNR, {k} (dB)", v, None, f"mean of {n['reconstructions']}, 64x64")
-        for k, v in psnr.items()
-    ]
-    for k in follows:
-        chance = follows.loc["samples, other prompts", k]
-        rows.append((f"prompt following, {k}", follows.loc["samples", k], chance, prompts))
-    seen = follows.loc["held-out renders", "both"]
-    rows.append(("attribute classifier, held-out renders, both", seen, None, own))
-    rows.append(
-        ("Frechet distance to held-out renders", frechet["teacher samples"], floor, features)
-    )
-    untrained = frechet["untrained network (ceiling)"]
-    rows.append(("Frechet distance, untrained network", untrained, floor, features))
-    return pd.DataFrame(rows, columns=["metric", "value", "floor", "protocol"])
+    size, own = "at the teacher's size", "classifier trained on renders alone"
+    features, floor = f"{apart['features']}, {how}", apart["table"].frechet[0]
+    rows: list[tuple] = []
+    for r in vae["table"].itertuples():
+        rows.append(
+            ("VAE PSNR (dB)", r.pictures, r.psnr, r.psnr_low, r.psnr_high, r.bicubic, r.n, size)
+        )
+        rows.append(("VAE colour error", r.pictures, r.colour, None, None, None, r.n, size))
+    for r in asked["table"].itertuples():
+        said = own if r.kind.startswith("renders") else f"{own}, {how}"
+        ends = (r.value, r.value_low, r.value_high)
+        rows.append((f"prompts, {r.attribute}", r.kind, *ends, r.chance, r.n, said))
+    for r in apart["table"].itertuples():
+        ends = (r.frechet, r.frechet_low, r.frechet_high)
+        rows.append(("Frechet distance", r.pictures, *ends, floor, r.n, features))
+    columns = ["check", "kind", "value", "value_low", "value_high", "beside", "n", "protocol"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 @torch.no_grad()
@@ -122,7 +132,7 @@ def compose(pipe: StableDiffusionPipeline, n: int, seed: int) -> dict:
     """Which of n networks drawn at random run forward with the right output shape."""
     networks, g = space(), torch.Generator().manual_seed(seed)
     size = pipe.unet.config.sample_size
-    x = torch.randn(1, pipe.unet.config.in_channels, size, size, generator=g)
+    x = torch.randn(1, pipe.unet.config.in_channels, size, size, generator=g, dtype=torch.float32)
     text = pipeline.embed(pipe, [""])
     drawn = [str(networks[int(i)]) for i in torch.randperm(len(networks), generator=g)[:n]]
     ran = []

@@ -8,21 +8,31 @@ import torch
 from diffusers import StableDiffusionPipeline
 from torch import Tensor
 
-from nanosd_lib.data import splits
+from nanosd_lib.data import folder, splits
 from nanosd_lib.networks import pipeline
 from nanosd_lib.quality import autoencoders, metrics, tafid
 
 
 @torch.no_grad()
-def denoised(pipe: StableDiffusionPipeline, n: int, t: int, seed: int) -> float:
-    """PSNR in dB of held-out scenes encoded, noised to step t, denoised in one step with empty text
-    and decoded: what a one-step restoration asks of encoder, U-Net and decoder together (not in the
-    paper: our assumption).
+def denoised(
+    pipe: StableDiffusionPipeline,
+    n: int,
+    t: int,
+    seed: int,
+    mine: folder.Photographs | None = None,
+) -> float:
+    """PSNR in dB of held-out scenes (a user's own photographs, if there are any) encoded, noised to
+    step t, denoised in one step with empty text and decoded: what a one-step restoration asks of
+    encoder, U-Net and decoder together (not in the paper: our assumption).
     """
-    x = splits.heldout_pictures(pipe, n, seed)["held-out scenes"]
+    kind = "held-out scenes" if mine is None else "held-out photographs"
+    x = splits.heldout_pictures(pipe, n, seed, mine)[kind]
     z, _ = autoencoders.latents(pipe.vae, x)
     g = torch.Generator().manual_seed(seed)
-    noise, a = torch.randn(z.shape, generator=g), pipe.scheduler.alphas_cumprod.cpu()[t]
+    noise, a = (
+        torch.randn(z.shape, generator=g, dtype=torch.float32),
+        pipe.scheduler.alphas_cumprod.cpu()[t],
+    )
     text, made = pipeline.embed(pipe, [""]), []
     for zt, e in zip(z.split(32), noise.split(32), strict=True):
         noisy = a.sqrt() * zt + (1 - a).sqrt() * e
@@ -37,13 +47,14 @@ def judge(
     arch: str,
     heldout: int,
     t: int,
+    mine: folder.Photographs | None = None,
     **protocol,
 ) -> dict:
     """tAFID, cosine and one-step PSNR of a pipeline as it stands, and its first images; `arch` is
     what its U-Net was assembled as.
     """
     scores, made = tafid.score(pipe.unet, pipe, teacher_features, **protocol)
-    psnr = denoised(pipe, heldout, t, protocol["seed"])
+    psnr = denoised(pipe, heldout, t, protocol["seed"], mine)
     return {
         "scores": scores | {"psnr_denoised": psnr, "arch": arch},
         "pictures": {"pictures": made},

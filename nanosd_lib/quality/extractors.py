@@ -8,20 +8,24 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
 from diffusers import StableDiffusionPipeline
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from nanosd_lib.networks import pipeline
+from nanosd_lib.networks import pipeline, precision
 from nanosd_lib.networks.pipeline import Protocol
 from nanosd_lib.paths import ROOT
 from nanosd_lib.quality import judges, metrics
 
+INCEPTION = Path("/tmp/inception-2015-12-05.pt")  # where clean-fid 0.1.35 keeps its weights
 
-def extractor(name: str) -> Callable[[Tensor], Tensor]:
-    """Pictures (N, 3, H, W) in [-1, 1] -> features (N, D): "mini-clip" (D = 64) or "inception-2015"
-    (D = 2048).
+
+@precision.single()
+def extractor(name: str, device: str | torch.device = "cpu") -> Callable[[Tensor], Tensor]:
+    """Pictures (N, 3, H, W) in [-1, 1] -> features (N, D), looked at on that device and handed back
+    on the CPU: "mini-clip" (D = 64) or "inception-2015" (D = 2048).
 
     Raises FileNotFoundError where the weights are not on this machine; nothing is downloaded here.
     """
@@ -34,23 +38,35 @@ def extractor(name: str) -> Callable[[Tensor], Tensor]:
                 "data/mini-clip is missing: bring it back with `git checkout data/mini-clip`"
             )
         net = CLIPModel.from_pretrained(folder, dtype=torch.float32).eval().requires_grad_(False)
-        side = net.config.vision_config.image_size
-        return lambda x: net.get_image_features(pipeline.sized(x, side)).pooler_output
+        side = net.to(device).config.vision_config.image_size
+        small = lambda x: pipeline.sized(x, side).to(device)  # noqa: E731
+        return lambda x: net.get_image_features(small(x)).pooler_output.cpu()
     if name == "inception-2015":
-        return _inception()
+        return _inception(torch.device(device))
     raise ValueError(f"features {name!r}: use mini-clip or inception-2015")
 
 
-def _inception() -> Callable[[Tensor], Tensor]:
+def _inception(device: torch.device) -> Callable[[Tensor], Tensor]:
+    """clean-fid's features as clean-fid takes them from files: levels rounded to 8 bits, each
+    picture brought to 299x299 by its own resizer, which the network asserts and does not do.
+    """
     from cleanfid.features import build_feature_extractor
+    from cleanfid.resize import build_resizer
 
-    if not Path("/tmp/inception-2015-12-05.pt").exists():  # where clean-fid 0.1.35 looks for it
+    if not INCEPTION.exists():
         raise FileNotFoundError(
             "features inception-2015: clean-fid's weights are not cached;"
             " run clean-fid once online, or use mini-clip"
         )
-    net = build_feature_extractor("clean", device=torch.device("cpu"), use_dataparallel=False)
-    return lambda x: torch.as_tensor(net((x + 1) * 127.5))
+    net = build_feature_extractor("clean", device=device, use_dataparallel=False)
+    resize = build_resizer("clean")
+
+    def look(x: Tensor) -> Tensor:
+        levels = ((x + 1) * 127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy()
+        sized = torch.from_numpy(np.stack([resize(picture) for picture in levels]))
+        return torch.as_tensor(net(sized.permute(0, 3, 1, 2).to(device))).cpu()
+
+    return look
 
 
 @torch.no_grad()
@@ -65,7 +81,8 @@ def looked_at(
     """Features (N, D) of `generate`'s images and the first `keep` of them: no more are held than a
     batch at a time.
     """
-    z, look = pipeline.noise(pipe, len(prompts), protocol.seed), extractor(protocol.features)
+    z = pipeline.noise(pipe, len(prompts), protocol.seed)
+    look = extractor(protocol.features, pipe.device)
     seen, kept = [], []
     for i in tqdm(range(0, len(prompts), batch), desc=desc, leave=False):
         made = pipeline.generate(
@@ -82,6 +99,7 @@ def features(look: Callable[[Tensor], Tensor], pictures: Tensor, batch: int = 12
     return torch.cat([look(x) for x in pictures.split(batch)]).double()
 
 
+@precision.single()
 def lpips_over(backbone: str, trained: bool = True) -> nn.Module:
     """LPIPS (Zhang et al. 2018) of the `lpips` package, frozen: pictures (N, 3, H, W) in [-1, 1]
     twice -> (N, 1, 1, 1).

@@ -7,6 +7,10 @@ the classifier says whether a picture shows the shape and the colour that its pr
 
 from __future__ import annotations
 
+import math
+from collections import Counter
+from itertools import pairwise
+
 import torch
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
@@ -14,9 +18,18 @@ from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTokenizer, CLIPVisionConfig
 
 from nanosd_lib.data import miniworld, photographs
+from nanosd_lib.networks import precision
 from nanosd_lib.paths import ROOT
 
 TOKENS = 24
+WORD_END = "</w>"
+ANSWERS = {  # shape of the attribute classifier's logits, behind the batch
+    "shape": (3, len(miniworld.SHAPES) + 1),
+    "colour": (3, len(miniworld.COLOURS)),
+    "texture": (3, len(miniworld.TEXTURES)),
+    "ground": (len(miniworld.GROUNDS),),
+    "light": (len(miniworld.LIGHTS),),
+}
 TEXT = dict(
     hidden_size=64,
     intermediate_size=256,
@@ -37,32 +50,16 @@ VISION = dict(
 
 
 def tokenizer() -> CLIPTokenizer:
-    """CLIP's tokenizer over miniworld's words: byte-pair merges that make every word one token."""
-    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
-
+    """CLIP's tokenizer over miniworld's words: byte-pair merges that make every word one token,
+    and any other word its letters. The same ids in every process (the trainer of `tokenizers` draws
+    the order of its alphabet anew each time).
+    """
     start, end = "<|startoftext|>", "<|endoftext|>"
-    words = photographs.vocabulary()
-    bpe = Tokenizer(models.BPE(unk_token=end, end_of_word_suffix="</w>"))
-    bpe.pre_tokenizer = pre_tokenizers.Whitespace()
     letters = [chr(c) for c in range(ord("a"), ord("z") + 1)]
-    trainer = trainers.BpeTrainer(
-        vocab_size=4096,
-        min_frequency=0,
-        special_tokens=[start, end],
-        end_of_word_suffix="</w>",
-        initial_alphabet=letters,
-    )
-    bpe.train_from_iterator([" ".join(words + letters)] * 4, trainer)
-    import json
-
-    state = json.loads(bpe.to_str())["model"]
-    vocab = dict(state["vocab"])
-    for letter in letters:  # so that an unknown word splits into letters instead of failing
-        for piece in (letter, letter + "</w>"):
-            vocab.setdefault(piece, len(vocab))
-    merges = [tuple(m) if isinstance(m, list) else tuple(m.split(" ")) for m in state["merges"]]
+    merges = _merges(photographs.vocabulary())
+    pieces = [start, end, *letters, *(f"{c}{WORD_END}" for c in letters), *map("".join, merges)]
     return CLIPTokenizer(
-        vocab=vocab,
+        vocab={piece: i for i, piece in enumerate(dict.fromkeys(pieces))},
         merges=merges,
         bos_token=start,
         eos_token=end,
@@ -72,6 +69,30 @@ def tokenizer() -> CLIPTokenizer:
     )
 
 
+def _merges(words: list[str]) -> list[tuple[str, str]]:
+    """Byte-pair encoding (Sennrich et al. 2016) until every word is one piece: the most frequent
+    pair first, in order of the alphabet where several are.
+    """
+    spelled = [[*word[:-1], word[-1] + WORD_END] for word in words]
+    merges = []
+    while pairs := Counter(pair for s in spelled for pair in pairwise(s)):
+        first = min(pairs, key=lambda pair: (-pairs[pair], pair))
+        merges.append(first)
+        spelled = [_merged(s, first) for s in spelled]
+    return merges
+
+
+def _merged(pieces: list[str], pair: tuple[str, str]) -> list[str]:
+    out: list[str] = []
+    for piece in pieces:
+        if out and (out[-1], piece) == pair:
+            out[-1] += piece
+        else:
+            out.append(piece)
+    return out
+
+
+@precision.single()
 def clip(words: CLIPTokenizer) -> CLIPModel:
     """An untrained CLIP (Radford et al. 2021) with a 64-wide text tower and a ViT on 8x8 patches of
     64x64 pictures.
@@ -110,7 +131,10 @@ def contrastive_loss(image: Tensor, text: Tensor, scale: Tensor, same: Tensor) -
 
 
 class AttributeClassifier(ModelMixin, ConfigMixin):
-    """Shape (N, 4) and colour (N, 8) logits of a one-object picture (N, 3, 64, 64) in [-1, 1]."""
+    """Attributes of a picture (N, 3, 64, 64) in [-1, 1]: for each of three slots, from left to
+    right, the logits of shape (N, 3, 5; the last: no object), colour (N, 3, 8) and texture (N, 3,
+    3); of the scene, ground (N, 5) and light (N, 3).
+    """
 
     @register_to_config
     def __init__(self, width: int = 32):
@@ -124,34 +148,43 @@ class AttributeClassifier(ModelMixin, ConfigMixin):
             ]
             c = out
         self.body = nn.Sequential(*layers)
-        self.pool = nn.AdaptiveAvgPool2d(4)
-        self.neck = nn.Sequential(nn.Flatten(), nn.Linear(16 * c, 128), nn.SiLU())
-        self.shape = nn.Linear(128, len(miniworld.SHAPES))
-        self.colour = nn.Linear(128, len(miniworld.COLOURS))
+        self.pool = nn.AdaptiveAvgPool2d((4, 8))  # rows, columns: slots are told apart by columns
+        self.neck = nn.Sequential(nn.Flatten(), nn.Linear(32 * c, 192), nn.SiLU())
+        self.heads = nn.ModuleDict({k: nn.Linear(192, math.prod(v)) for k, v in ANSWERS.items()})
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
         h = self.neck(self.pool(self.body(x)))
-        return self.shape(h), self.colour(h)
+        return {k: head(h).unflatten(-1, ANSWERS[k]) for k, head in self.heads.items()}
+
+
+def attributes(scenes: miniworld.Scenes) -> dict[str, Tensor]:
+    """What `AttributeClassifier` should answer: class indices, -100 where there is no object."""
+    used = scenes.shape >= 0
+    return {
+        "shape": scenes.shape.where(used, torch.tensor(len(miniworld.SHAPES))),
+        "colour": scenes.colour.where(used, torch.tensor(-100)),
+        "texture": scenes.texture.where(used, torch.tensor(-100)),
+        "ground": scenes.ground,
+        "light": scenes.light,
+    }
 
 
 @torch.no_grad()
 def recognised(
     net: AttributeClassifier, pictures: Tensor, scenes: miniworld.Scenes, batch: int = 128
-) -> dict[str, float]:
-    """Share of one-object pictures whose shape, colour, and both the classifier recognises as the
-    scene says.
+) -> dict[str, Tensor]:
+    """In which pictures (N,) the classifier reads what the scene says: shape, colour and texture of
+    every object (and no further object), `both` shape and colour of every object, ground, light.
     """
     small = (nn.functional.interpolate(x, (64, 64), mode="area") for x in pictures.split(batch))
-    logits = [net(x) for x in small]
-    shape, colour = (torch.cat([part[k] for part in logits]).argmax(-1) for k in (0, 1))
-    s, c = shape == scenes.shape[:, 0], colour == scenes.colour[:, 0]
-    return {
-        "shape": s.float().mean().item(),
-        "colour": c.float().mean().item(),
-        "both": (s & c).float().mean().item(),
-    }
+    answers = [{k: v.argmax(-1) for k, v in net(x).items()} for x in small]
+    told = {k: torch.cat([a[k] for a in answers]) for k in answers[0]}
+    right = {k: (told[k] == want) | (want == -100) for k, want in attributes(scenes).items()}
+    whole = {k: (v if v.ndim == 1 else v.all(-1)) for k, v in right.items()}
+    return whole | {"both": whole["shape"] & whole["colour"]}
 
 
+@precision.single()
 def classifier() -> AttributeClassifier:
     """The attribute classifier that `make teacher` trains on renders alone."""
     folder = ROOT / "data" / "mini-attributes"

@@ -34,10 +34,10 @@ def frechet(a: Tensor, b: Tensor) -> float:
         distance = float("nan")
     if distance >= -rounding:
         return max(0.0, distance)
-    return _frechet_by_singular_values(a.double(), b.double())
+    return frechet_by_singular_values(a.double(), b.double())
 
 
-def _frechet_by_singular_values(a: Tensor, b: Tensor) -> float:
+def frechet_by_singular_values(a: Tensor, b: Tensor) -> float:
     """The same of (N, D), (M, D) without a matrix root: tr (C_a C_b)^(1/2) is the nuclear norm of
     A B^T / ((N - 1)(M - 1))^(1/2), A and B centred.
     """
@@ -121,11 +121,26 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
     how = dict(channel_axis=0, data_range=2, gaussian_weights=True, sigma=1.5)
     how["use_sample_covariance"] = False
     pairs = zip(a.numpy(), b.numpy(), strict=True)
-    return torch.tensor([structural_similarity(x, y, **how) for x, y in pairs])
+    return torch.tensor([structural_similarity(x, y, **how) for x, y in pairs], dtype=torch.float32)
 
 
 def spearman(a: Sequence[float], b: Sequence[float]) -> float:
-    """Spearman's rank correlation of two columns."""
-    return float(
-        pd.Series(np.asarray(a, float)).corr(pd.Series(np.asarray(b, float)), method="spearman")
-    )
+    """Spearman's rank correlation of two paired columns; NaN where one of them does not vary.
+
+    ValueError, in one line, for columns of other lengths or labels, and for NaN: whoever leaves
+    pairs out says so.
+    """
+    from scipy.stats import spearmanr
+
+    if isinstance(a, pd.Series) and isinstance(b, pd.Series) and not a.index.equals(b.index):
+        raise ValueError("spearman: the columns are labelled differently: align them first")
+    x, y = np.asarray(a, float), np.asarray(b, float)
+    if x.shape != y.shape or x.ndim != 1 or len(x) < 2:
+        raise ValueError(
+            f"spearman: expected two columns of one length, at least 2, got {x.shape} and {y.shape}"
+        )
+    if np.isnan(x).any() or np.isnan(y).any():
+        raise ValueError("spearman: NaN in a column: leave these pairs out first (dropna)")
+    if (x == x[0]).all() or (y == y[0]).all():
+        return float("nan")
+    return float(spearmanr(x, y).statistic)

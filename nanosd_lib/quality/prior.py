@@ -11,14 +11,20 @@ from nanosd_lib.quality import extractors
 
 
 def diversity(
-    pipe: StableDiffusionPipeline, n: int, steps: int, guidance: float, batch: int, seed: int
+    pipe: StableDiffusionPipeline,
+    n: int,
+    steps: int,
+    guidance: float,
+    batch: int,
+    seed: int,
+    features: str,
 ) -> dict:
-    """Mean distance of mini-clip embeddings between n samples of one prompt."""
+    """Mean distance of those features between n samples of one prompt."""
     prompts = splits.prompts(1, seed, objects=2) * n
     pictures = pipeline.generate(
         pipe, prompts, pipeline.protocol_of(n, steps, guidance, seed), batch
     )
-    f = extractors.features(extractors.extractor("mini-clip"), pictures)
+    f = extractors.features(extractors.extractor(features, pipe.device), pictures)
     return {"spread": {"distance": float(torch.pdist(f).mean())}}
 
 
@@ -31,16 +37,20 @@ def interpolation(
     guidance: float,
     batch: int,
     seed: int,
+    features: str,
 ) -> dict:
-    """Images along great circles between `pairs` of noises, one prompt, and their embedding's steps
-    (article, quality).
+    """Images along great circles between `pairs` of noises, one prompt, and the steps of their
+    features (article, quality).
     """
-    noise, w = pipeline.noise(pipe, 2 * pairs, seed + 77), torch.linspace(0, 1, frames)
+    noise, w = (
+        pipeline.noise(pipe, 2 * pairs, seed + 77),
+        torch.linspace(0, 1, frames, dtype=torch.float32),
+    )
     prompts, protocol = (
         splits.prompts(1, seed, objects=1) * frames,
         pipeline.protocol_of(frames, steps, guidance, seed),
     )
-    look, paths, gaps = extractors.extractor("mini-clip"), [], []
+    look, paths, gaps = extractors.extractor(features, pipe.device), [], []
     for a, b in zip(noise[::2], noise[1::2], strict=True):
         angle = torch.arccos((a * b).sum() / (a.norm() * b.norm()))
         u = w[:, None, None, None] * angle

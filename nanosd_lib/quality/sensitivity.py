@@ -8,7 +8,7 @@ altogether (`blocks.Bridge`); nothing is retrained. The paper does not say how i
 from __future__ import annotations
 
 import pandas as pd
-from diffusers import StableDiffusionPipeline
+from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -16,10 +16,13 @@ from nanosd_lib.data import splits
 from nanosd_lib.networks import ablation, counting
 from nanosd_lib.quality import tafid
 
+BANDS = {"all": (0, 1), "early": (2 / 3, 1), "middle": (1 / 3, 2 / 3), "late": (0, 1 / 3)}
+
 
 def sensitivity(
     pipe: StableDiffusionPipeline,
     latents: splits.Latents,
+    how: str,
     pairs: int,
     teacher_features: Tensor,
     steps: int,
@@ -30,17 +33,36 @@ def sensitivity(
 ) -> dict:
     """Denoising error and tAFID without each stage, nothing retrained, and what it saves.
 
-    eps_error is ||U_S - U_T||^2 / ||U_T||^2 on held-out noisy latents.
+    how: "removed" or "one R". A row for each stage and band of the timestep (`BANDS`; early is
+    where sampling begins, at large t). eps_error is ||U_S - U_T||^2 / ||U_T||^2 on about `pairs`
+    held-out noisy latents of the band; tAFID and cosine belong to the network, whatever the band.
+    Every metric has its interval in `_low` and `_high`.
     """
     teacher, whole = pipe.unet, counting.parameters(pipe.unet)
-    batches, rows, shown = splits.heldout_batches(latents, pipe, pairs), [], {}
-    for (removed, how), net in tqdm(ablation.variants(teacher).items(), desc="sensitivity"):
+    batches = {
+        band: splits.heldout_batches(latents, pipe, pairs, seed, between=part)
+        for band, part in BANDS.items()
+    }
+    rows, shown = [], {}
+    nets = {removed: net for (removed, h), net in ablation.variants(teacher).items() if h == how}
+    for removed, net in tqdm(nets.items(), desc=f"sensitivity, {how}"):
         scores, pictures = tafid.score(
             net, pipe, teacher_features, steps, guidance, batch, seed, features
         )
         saved = whole - counting.parameters(net)
-        error = tafid.denoising_error(net, teacher, batches)
-        rows.append((removed, how, saved, saved / whole, error, scores["tafid"]))
+        what = {"removed": removed, "how": how, "params_saved": saved}
+        what["params_saved_share"] = saved / whole
+        rows += [what | error | scores for error in _errors(net, teacher, batches)]
         shown[f"{removed}, {how}"] = pictures[:8]
-    columns = ["removed", "how", "params_saved", "params_saved_share", "eps_error", "tafid"]
-    return {"table": pd.DataFrame(rows, columns=columns), "pictures": shown}
+    return {"table": pd.DataFrame(rows), "pictures": shown}
+
+
+def _errors(
+    net: UNet2DConditionModel,
+    teacher: UNet2DConditionModel,
+    batches: dict[str, list[dict[str, Tensor]]],
+) -> list[dict]:
+    return [
+        {"band": band, **tafid.denoising_error(net, teacher, some).named("eps_error")}
+        for band, some in batches.items()
+    ]

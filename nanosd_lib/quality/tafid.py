@@ -16,22 +16,32 @@ from torch import Tensor, nn
 from nanosd_lib.data import splits
 from nanosd_lib.networks import pipeline, surgery
 from nanosd_lib.networks.arch import Arch
-from nanosd_lib.quality import extractors, metrics
+from nanosd_lib.quality import extractors, metrics, uncertainty
 
 
 @torch.no_grad()
+def squares(
+    student: UNet2DConditionModel,
+    teacher: UNet2DConditionModel,
+    batches: Sequence[dict[str, Tensor]],
+) -> tuple[Tensor, Tensor]:
+    """||U_S - U_T||^2 and ||U_T||^2 of each held-out noisy latent: (N,) twice."""
+    off, whole = [], []
+    for b in batches:
+        want = teacher(b["x"], b["t"], encoder_hidden_states=b["text"]).sample.float()
+        got = student(b["x"], b["t"], encoder_hidden_states=b["text"]).sample.float()
+        off.append((got - want).pow(2).mean((1, 2, 3)).cpu())
+        whole.append(want.pow(2).mean((1, 2, 3)).cpu())
+    return torch.cat(off), torch.cat(whole)
+
+
 def denoising_error(
     student: UNet2DConditionModel,
     teacher: UNet2DConditionModel,
     batches: Sequence[dict[str, Tensor]],
-) -> float:
-    """Mean of ||U_S - U_T||^2 / ||U_T||^2 on held-out noisy latents."""
-    rows = []
-    for b in batches:
-        want = teacher(b["x"], b["t"], encoder_hidden_states=b["text"]).sample
-        got = student(b["x"], b["t"], encoder_hidden_states=b["text"]).sample
-        rows.append(float((got - want).pow(2).mean() / want.pow(2).mean()))
-    return sum(rows) / len(rows)
+) -> uncertainty.Interval:
+    """||U_S - U_T||^2 / ||U_T||^2 on held-out noisy latents."""
+    return uncertainty.ratio(*squares(student, teacher, batches))
 
 
 def reference(
@@ -58,7 +68,7 @@ def reference(
         "pictures": {"teacher": pictures, "other": other},
         "prompts": prompts,
         "floor": {
-            "tafid": metrics.frechet(g, f),
+            **uncertainty.frechet(g, f).named("tafid"),
             "cosine": metrics.cosine(g, f),
             "protocol": str(protocol),
         },
@@ -76,7 +86,9 @@ def score(
     features: str,
     keep: int = 16,
 ) -> tuple[dict[str, float], Tensor]:
-    """tAFID and paired cosine of a U-Net against the teacher's features, and its first images."""
+    """tAFID with its interval and paired cosine of a U-Net against the teacher's features, and its
+    first images.
+    """
     n = len(teacher_features)
     protocol = pipeline.protocol_of(n, steps, guidance, seed, features)
     f, pictures = extractors.looked_at(
@@ -87,10 +99,8 @@ def score(
         "student",
         keep,
     )
-    return {
-        "tafid": metrics.frechet(f, teacher_features),
-        "cosine": metrics.cosine(f, teacher_features),
-    }, pictures
+    cosine = {"cosine": metrics.cosine(f, teacher_features)}
+    return uncertainty.frechet(f, teacher_features).named("tafid") | cosine, pictures
 
 
 def score_arch(

@@ -17,7 +17,7 @@ from nanosd_lib.hardware import tile
 from nanosd_lib.learning import align, fwkd, vae_student
 from nanosd_lib.networks import ablation, arch, counting, pipeline, vae
 from nanosd_lib.networks.arch import NANOSD
-from nanosd_lib.quality import autoencoders, checks, codesign, prior, sensitivity, tafid
+from nanosd_lib.quality import autoencoders, checks, codesign, following, prior, sensitivity, tafid
 from nanosd_lib.recipes import work
 from nanosd_lib.runs import profiles
 
@@ -83,8 +83,9 @@ class DryStudy:
         return splits.latents_alone(other, "train", 1, 1, 0)
 
     def codesign(self) -> dict:
-        other, how = pipeline.with_parts(self.pipe, vae=self.slim), {"heldout": 1, "t": 200}
-        return codesign.judge(other, self.features, str(NANOSD["N2"]), **how, **self.judged)
+        other = pipeline.with_parts(self.pipe, vae=self.slim)
+        how: dict[str, Any] = {"heldout": 1, "t": 200, **self.judged}
+        return codesign.judge(other, self.features, str(NANOSD["N2"]), **how)
 
     @property
     def features(self) -> torch.Tensor:
@@ -95,12 +96,20 @@ class DryStudy:
 
     def sensitivity(self) -> dict:
         found = sensitivity.sensitivity(
-            self.pipe, self.of("heldout"), 1, self.features, **self.judged
+            self.pipe, self.of("heldout"), "removed", 1, self.features, **self.judged
         )
         return {"table": found["table"]}
 
+    def prompts(self, n: int) -> dict:
+        how: dict[str, Any] = {"kinds": ["one object"], "trained": {}}
+        return following.check_prompts(self.pipe, n, **self.one, **how)
+
+    def distances(self) -> dict:
+        both = self.made["reference"]["features"]
+        return checks.check_frechet(self.pipe, both["teacher"], both["other"], **self.judged)
+
     def teach(self) -> dict:
-        held = splits.heldout_batches(self.of("heldout"), self.pipe, 1)
+        held = splits.heldout_batches(self.of("heldout"), self.pipe, 1, seed=0)
         how: dict[str, Any] = dict(pairs=[list(self.student)], steps=1, batch=1, seed=0)
         how |= dict(
             lr=self.profile.fwkd.lr, fraction=1.0, e3_target="D4", scratch=self.scratch / "fwkd"
@@ -152,10 +161,8 @@ class DryStudy:
         return [
             Step("check-vae", "00", lambda: checks.check_vae(pipe, 2, 0),
                  4 * both, 2 * t.reconstructions * both),
-            Step("check-prompts", "00", lambda: checks.check_prompts(pipe, n=1, **self.one),
-                 w.images(1, 1), w.images(t.prompts, s)),
-            Step("check-frechet", "00", lambda: checks.check_frechet(pipe, n=2, **self.one),
-                 2 * w.images(2, 1), 2 * w.images(t.frechet, s)),
+            Step("prompts", "00", lambda: self.prompts(1), w.images(1, 1),
+                 len(following.KINDS) * w.images(t.prompts, s)),
             Step("compose", "02", lambda: checks.compose(pipe, 2, 0),
                  2 * w.mean, p.cost.compositions * w.mean),
             Step("latents-train", "03", lambda: self.latents("train"),
@@ -164,6 +171,7 @@ class DryStudy:
                  2 * w.encode, held * w.encode, held / 2),
             Step("reference", "02", self.reference,
                  2 * w.images(2, 1), 2 * w.images(shots + 2 * b.images, s), 16 / 2),
+            Step("check-frechet", "00", self.distances, w.images(2, 1), w.images(shots, s)),
             Step("sensitivity", "02", self.sensitivity,
                  variants * (w.images(2, 1) + errors),
                  variants * (w.images(shots, s) + p.sensitivity.pairs * errors)),
@@ -185,6 +193,6 @@ class DryStudy:
                  w.images(2, 1, w.n2), networks * w.images(b.images, s, w.mean), networks),
             Step("align", "06", self.align, w.images(2, 1, w.n2) + w.unet + 3 * w.n2,
                  family * (w.images(2 * b.images, s, w.mean) + aligned), family),
-            Step("prior", "06", lambda: prior.interpolation(pipe, pairs=1, frames=2, **self.one),
-                 w.images(2, 1), 2 * w.images(t.prompts // 2 + 16 + 36, s)),
+            Step("prior", "06", lambda: prior.interpolation(pipe, pairs=1, frames=2, **self.judged),
+                 w.images(2, 1), 2 * w.images(2 * (t.prompts // 2) + 16 + 36, s)),
         ]  # fmt: skip

@@ -13,8 +13,8 @@ from nanosd_lib.data import splits
 from nanosd_lib.hardware import timing
 from nanosd_lib.learning import align
 from nanosd_lib.networks import arch, counting, pipeline, surgery
-from nanosd_lib.quality import checks, prior
-from nanosd_lib.recipes import shared
+from nanosd_lib.quality import following, prior
+from nanosd_lib.recipes import shared, standin
 from nanosd_lib.runs.cache import Later
 from nanosd_lib.runs.notebook import Artifact, Run
 
@@ -66,8 +66,9 @@ def family(run: Run, pipe, models: dict[str, str], before: dict, after: dict, fl
     archs = {n: arch.Arch.parse(a) for n, a in models.items()}
     table.insert(1, "arch", [models[n] for n in table.name])
     table.insert(2, "params", counting.counts(archs, counting.on_meta(pipe.unet)).params.to_numpy())
-    table["tafid_assembled"] = [before[n]["scores"]["tafid"] for n in table.name]
-    table["tafid_aligned"] = [after[n]["scores"]["tafid"] for n in table.name]
+    for when, scored in (("assembled", before), ("aligned", after)):
+        for end in ("", "_low", "_high"):
+            table[f"tafid_{when}{end}"] = [scored[n]["scores"][f"tafid{end}"] for n in table.name]
     table["cosine_aligned"] = [after[n]["scores"]["cosine"] for n in table.name]
     table["floor"], table["protocol"] = floor["tafid"], floor["protocol"]
     table["model"] = [paper.paper_name(n) for n in table.name]
@@ -83,20 +84,26 @@ def prior_table(
     """Prompt following, diversity and interpolation of the teacher and of one aligned student."""
     student = surgery.student(weights["scores"]["arch"], pipe.unet)
     student.load_state_dict(weights["weights"])
-    s, n = run.profile.samples, run.profile.teacher_check.prompts // 2
-    how = {"steps": s.steps, "guidance": s.guidance, "batch": s.batch, "seed": run.seed}
+    how, n = shared.sampling(run), max(8, run.profile.teacher_check.prompts // 2)
     rows, paths = [], {}
     for name, net, key in (("teacher", pipe.unet, []), (model, student, [weights])):
-        rest = {
-            "inputs": [run.teacher_key, *key],
-            "quiet": True,
-            "pipe": pipeline.with_parts(pipe, unet=net),
-        }
-        asked = run.cached("prompts", checks.check_prompts, {"n": n, **how}, **rest)
+        whole = pipeline.with_parts(pipe, unet=net)
+        rest = {"inputs": [run.teacher_key, *key], "quiet": True, "pipe": whole}
+        asked = standin.prompts(run, whole, following.PLAIN, key, n)["table"]
         spread = run.cached("diversity", prior.diversity, {"n": 16, **how}, **rest)
         path = run.cached("path", prior.interpolation, {"pairs": 4, "frames": 9, **how}, **rest)
-        distance, gaps = spread["spread"]["distance"], path["gaps"]["largest_over_mean"]
-        rows.append((name, float(asked["table"].both[0]), distance, gaps))
+        row = {"model": name, **_followed(asked), "diversity": spread["spread"]["distance"]}
+        row |= {"largest_over_mean_step": path["gaps"]["largest_over_mean"], "n": n}
+        rows.append(row)
         paths[name] = path["pictures"]["path"]
-    columns = ["model", "prompt_following", "diversity", "largest_over_mean_step"]
-    return pd.DataFrame(rows, columns=columns), paths
+    return pd.DataFrame(rows), paths
+
+
+def _followed(asked: pd.DataFrame) -> dict[str, float]:
+    """Shape and colour recognised, with intervals: of one object, and of two in a new caption."""
+    both = asked[asked.attribute == "both"].set_index("kind")
+    found = {}
+    for kind, name in zip(following.PLAIN, ("one_object", "two_objects"), strict=True):
+        r = both.loc[kind]
+        found |= {name: r.value, f"{name}_low": r.value_low, f"{name}_high": r.value_high}
+    return found

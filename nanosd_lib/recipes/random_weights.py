@@ -10,7 +10,7 @@ import torch
 from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from nanosd_lib.networks import sd15
+from nanosd_lib.networks import precision, sd15
 from nanosd_lib.paths import ROOT
 from nanosd_lib.runs import layout, profiles
 
@@ -29,6 +29,7 @@ def configs(profile: profiles.Profile) -> dict[str, dict]:
     }
 
 
+@precision.single()
 def random_pipeline(folder: Path, unet: dict, vae: dict, clip: dict) -> None:
     """Save a whole Stable Diffusion of these sizes with random weights (float16) and the mark that
     keeps it out of every result. The tokenizer is the bundled one: its ids are small enough.

@@ -4,17 +4,20 @@ which inputs.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
+from pathlib import Path
 
 import pandas as pd
 from diffusers import StableDiffusionPipeline
 from torch import Tensor, nn
 
 from nanosd_lib import paper
-from nanosd_lib.data import splits
+from nanosd_lib.data import folder, splits
 from nanosd_lib.learning import fwkd
 from nanosd_lib.networks import arch, pipeline
 from nanosd_lib.quality import tafid
+from nanosd_lib.runs import layout, provenance
 from nanosd_lib.runs.cache import Later, Repeated
 from nanosd_lib.runs.notebook import Artifact, Run
 
@@ -31,6 +34,36 @@ def sampling(run: Run, draw: int = 0) -> dict:
     return how | {"seed": run.seed + 10_000 * draw, "features": s.features}
 
 
+def photographs(
+    run: Run, pipe: StableDiffusionPipeline
+) -> tuple[list[Artifact | str], folder.Photographs | None]:
+    """The user's own photographs, which the profile names and a scan found usable, and before them
+    what the keys of computations over pictures begin with. None where the profile names none: their
+    pictures are miniworld's then, and scikit-image's.
+    """
+    where = layout.photographs(run.profile.photographs)
+    if where is None:
+        return [run.teacher_key], None
+    how = {"smallest": max(pipeline.side(pipe), run.profile.vae.size)}
+    found = run.cached("photographs", folder.scan, how, [_content(where)], quiet=True, folder=where)
+    _told(found["said"])
+    return [run.teacher_key, found], folder.Photographs.of(where, found["pictures"])
+
+
+@functools.cache
+def _content(where: Path) -> str:
+    """The hash of a folder, taken once a notebook: it may be large."""
+    try:
+        return provenance.file_hash(where)
+    except OSError as error:
+        raise ValueError(f"photographs: {error.filename}: {error.strerror}") from None
+
+
+@functools.cache
+def _told(said: str) -> None:
+    print(said)
+
+
 def split_of(run: Run, split: str) -> dict:
     """What a split holds: scenes, and an eighth (held out: a quarter) as many crops."""
     f = run.profile.fwkd
@@ -40,16 +73,15 @@ def split_of(run: Run, split: str) -> dict:
 
 def latents(run: Run, pipe: StableDiffusionPipeline, split: str) -> Artifact:
     """Latents and text embeddings of a split."""
-    what = split_of(run, split)
-    return run.cached(
-        f"latents-{split}", splits.latents, what, [run.teacher_key], quiet=True, pipe=pipe
-    )
+    keys, mine = photographs(run, pipe)
+    what, seen = split_of(run, split), {"pipe": pipe, "mine": mine}
+    return run.cached(f"latents-{split}", splits.latents, what, keys, quiet=True, **seen)
 
 
 def heldout_batches(run: Run, pipe: StableDiffusionPipeline) -> list[dict[str, Tensor]]:
     """Fixed noisy batches of the held-out latents."""
     z = splits.of(latents(run, pipe, "heldout"))
-    return splits.heldout_batches(z, pipe, run.profile.fwkd.heldout)
+    return splits.heldout_batches(z, pipe, run.profile.fwkd.heldout, run.seed)
 
 
 def taught(

@@ -28,7 +28,8 @@ def moments(run: Run, pipe: StableDiffusionPipeline) -> Artifact:
     """Training pictures and the teacher's mean and standard deviation of each."""
     v = run.profile.vae
     what = {"scenes": v.scenes, "crops": v.crops, "size": v.size, "seed": run.seed}
-    return run.cached("vae-moments", vae_student.moments, what, [run.teacher_key], pipe=pipe)
+    keys, mine = shared.photographs(run, pipe)
+    return run.cached("vae-moments", vae_student.moments, what, keys, pipe=pipe, mine=mine)
 
 
 def seeds(run: Run) -> list[int]:
@@ -89,11 +90,11 @@ def compared(
     """Held-out pictures through a trained student and its swaps, or through the teacher."""
     v = run.profile.vae
     net = None if trained is None else vae.load(kind, pipe.vae, trained["weights"])
-    inputs = [run.teacher_key] + ([] if trained is None else [trained])
+    keys, mine = shared.photographs(run, pipe)
+    keys += [] if trained is None else [trained]
     how = {"n": v.heldout, "judge": v.judge, "seed": run.seed}
-    return run.cached(
-        "vae-compare", autoencoders.compare, how, inputs, quiet=True, pipe=pipe, student=net
-    )
+    seen = {"pipe": pipe, "student": net, "mine": mine}
+    return run.cached("vae-compare", autoencoders.compare, how, keys, quiet=True, **seen)
 
 
 def scores(
@@ -154,8 +155,11 @@ def profile(
 def own_latents(run: Run, pipe: StableDiffusionPipeline, trained: Artifact) -> Artifact:
     """The training latents of `shared.latents` again, by the slim VAE of this pipeline."""
     what = shared.split_of(run, "train")
-    keys: list[Artifact | str] = [run.teacher_key, trained]
-    return run.cached("latents-slim", splits.latents_alone, what, keys, quiet=True, pipe=pipe)
+    keys, mine = shared.photographs(run, pipe)
+    seen = {"pipe": pipe, "mine": mine}
+    return run.cached(
+        "latents-slim", splits.latents_alone, what, [*keys, trained], quiet=True, **seen
+    )
 
 
 def combinations(
@@ -174,6 +178,7 @@ def combinations(
     nets = shared.later(pipe, taught)
     other = pipeline.with_parts(pipe, vae=vae.load("slim", pipe.vae, trained["weights"]))
     own = own_latents(run, other, trained)
+    begin, mine = shared.photographs(run, pipe)
     assembled = lambda: surgery.assemble(Arch.parse(text), pipe.unet, nets.value())  # noqa: E731
     unets: dict = {("teacher", "no"): (lambda: pipe.unet, [])}
     unets["slim", "no"] = (assembled, [taught])
@@ -188,12 +193,12 @@ def combinations(
         net, made_of = unets[unet, aligned]
         base = {"teacher": pipe, "slim": other}[name]
         whole = Later(functools.partial(_around, base, net))
-        keys: list[Artifact | str] = [run.teacher_key, against, *made_of]
+        keys = [*begin, against, *made_of]
         keys += [trained] if name == "slim" else []
         features = against["features"]["teacher"]
         found = run.cached(
             "codesign", codesign.judge, how | {"arch": text}, keys, quiet=True,
-            pipe=whole, teacher_features=features,
+            pipe=whole, teacher_features=features, mine=mine,
         )  # fmt: skip
         s = found["scores"]
         rows.append(

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline
 
-from nanosd_lib.networks import arch, counting, pipeline
+from nanosd_lib.networks import arch, counting, pipeline, precision
 from nanosd_lib.networks.arch import NANOSD
 
 
@@ -35,6 +35,7 @@ class Work:
         return n * (2 * steps * (self.unet if unet is None else unet) + self.decode)
 
 
+@precision.single()
 def count(pipe: StableDiffusionPipeline, student: tuple[str, str] = ("E1", "RA")) -> Work:
     """Counted by torch on the meta device; `student` is the surrogate of `Work.student`."""
     meta, tokens = counting.on_meta(pipe.unet), pipe.tokenizer.model_max_length

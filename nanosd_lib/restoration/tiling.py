@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 
 from nanosd_lib.data import pictures
 
-WINDOWS = ("gaussian", "linear")
+WINDOWS = ("gaussian", "linear", "none")  # "none" cuts hard: the later of two tiles wins
 TileFunction = Callable[[np.ndarray], np.ndarray]  # (N, t, t, C) -> (N, s t, s t, C')
 
 
@@ -114,6 +114,10 @@ def shares(starts: list[int], tile: int, kind: str) -> np.ndarray:
 
     A window is a product of two such rows, so no buffer of weights is needed.
     """
+    if kind == "none":
+        until = [*starts[1:], starts[-1] + tile]
+        ends = zip(starts, until, strict=True)
+        return np.stack([(np.arange(tile) < end - x).astype(float) for x, end in ends])
     w, total = window(tile, kind), np.zeros(starts[-1] + tile)
     for x in starts:
         total[x : x + tile] += w

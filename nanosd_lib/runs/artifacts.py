@@ -39,6 +39,7 @@ class Artifact:
     def __init__(self, path: Path, manifest: dict[str, Any]):
         self.path, self.key, self.manifest = Path(path), manifest["key"], manifest
         self._values: dict[str, Any] = {}
+        self.loaded = False  # whether it was there already
 
     @property
     def bytes(self) -> int:

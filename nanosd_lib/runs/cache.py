@@ -25,7 +25,7 @@ from nanosd_lib import paths
 from nanosd_lib.paths import PACKAGE
 from nanosd_lib.runs import artifacts, processes
 from nanosd_lib.runs.artifacts import Artifact, Damaged
-from nanosd_lib.runs.provenance import canonical, lock_hash, source_closure, text_hash
+from nanosd_lib.runs.provenance import canonical, data_read, lock_hash, source_closure, text_hash
 
 if TYPE_CHECKING:
     import torch  # three seconds that who only looks into a store need not spend
@@ -40,6 +40,7 @@ def cached(
     inputs: Sequence[Artifact | str],
     context: dict[str, Any],
     quiet: bool = False,
+    page: str = "",
 ) -> Artifact:
     """The artifact of fn(**params, **context): loaded where it is whole, computed otherwise.
 
@@ -48,7 +49,8 @@ def cached(
     library code behind its values is. fn returns a dict of DataFrames, dicts of tensors, PIL
     images and plain data. A fn with an argument `scratch` gets a folder for checkpoints that
     outlives a killed run. Random generators are seeded from name and params for fn, and put back
-    after it. ValueError unless fn, and every function in context, lives in this library.
+    after it. ValueError unless fn, and every function in context, lives in this library. The
+    artifact remembers the `page` that computed it.
     """
     paths.check_name("computation", name)
     parts = _parts(device, name, fn, params, inputs, context)
@@ -72,7 +74,7 @@ def cached(
             start = time.perf_counter()
             values = _call(name, fn, params, context, device, scratch)
             seconds = time.perf_counter() - start
-            facts = {"parts": parts, "seconds": round(seconds, 3)}
+            facts = {"parts": parts, "seconds": round(seconds, 3), "page": page}
             artifact = artifacts.write(folder, key, values, facts)
             shutil.rmtree(scratch, ignore_errors=True)
             say(f"cached {name}: computed in {seconds:.1f} s")
@@ -133,12 +135,18 @@ class Repeated:
         params: dict[str, Any],
         inputs: Sequence[Artifact | str],
         context: dict[str, Any],
+        page: str = "",
+        seen: Callable[[Artifact], None] = lambda artifact: None,
     ) -> None:
+        self._page, self._seen = page, seen
         self._first, self._params, self._rest = (store, device, name, fn), params, (inputs, context)
         self.homes = {_home(fn), *_homes(context.values())}
 
     def __call__(self, **params: Any) -> Artifact:
-        return cached(*self._first, self._params | params, *self._rest, quiet=True)
+        asked = self._params | params
+        artifact = cached(*self._first, asked, *self._rest, quiet=True, page=self._page)
+        self._seen(artifact)
+        return artifact
 
 
 def find(
@@ -161,13 +169,14 @@ def _parts(device, name, fn, params, inputs, context) -> dict[str, Any]:
         plain = json.loads(canonical(params))
     except (TypeError, ValueError) as error:
         raise TypeError(f"cached {name}: params: {error}; hand it over as context") from None
-    cuda = device.type == "cuda"
+    cuda, source = device.type == "cuda", source_closure({_home(fn), *_homes(context.values())})
     return {
         "name": name,
         "function": f"{_home(fn)}.{fn.__qualname__}",
         "params": plain,
         "inputs": [item.key if isinstance(item, Artifact) else _text(item) for item in inputs],
-        "source": source_closure({_home(fn), *_homes(context.values())}),
+        "source": source,
+        "data": data_read(source),
         "lock": lock_hash(),
         "device": _gpu_name(device) if cuda else "cpu",
     }
@@ -181,6 +190,7 @@ def _gpu_name(device: torch.device) -> str:
 
 def _load(name: str, folder: Path, key: str, say: Callable[[str], None]) -> Artifact:
     artifact = artifacts.read(folder, key)
+    artifact.loaded = True
     say(f"cached {name}: loaded ({artifact.bytes / 1e6:.1f} MB)")
     return artifact
 

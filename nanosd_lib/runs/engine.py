@@ -6,14 +6,16 @@ ports when many run at once. This engine is registered as `nanosd`
 (`papermill --engine nanosd in.ipynb out.ipynb`), and every make target uses it:
 
 - parameters, name and type, and the kernel's name are checked before a kernel starts;
-- the kernel listens on sockets in a folder of its own, not on ports;
+- the kernel listens on sockets in a folder of its own, not on ports, and takes no settings of the
+  user's (IPython's start-up files, a matplotlibrc);
 - `execution_timeout` is a deadline for the whole notebook;
 - a notebook is `ok` when every cell was executed and the kernel's replies and outputs hold no
   error, or when a cell ended it with `sys.exit()` or `sys.exit(0)`, as in papermill (the cells
   below stay pending; another exit code is a code error); a cell tagged raises-exception may fail,
   one tagged skip-execution is left out. The end state stands in the notebook's metadata
   (`nanosd.state`, one of `STATES`), with seconds and peak memory of each cell;
-- the file is written whole or not at all, also on a signal (`interrupts`), and its size is capped.
+- the file is written whole or not at all, also on a signal (`interrupts`), and its size is capped;
+  a device or a pipe gets one notebook, at the end.
 """
 
 from __future__ import annotations
@@ -40,7 +42,7 @@ from papermill.iorw import papermill_io
 from papermill.log import logger
 
 from nanosd_lib import paths
-from nanosd_lib.runs import arguments, endstate, forking, resident
+from nanosd_lib.runs import arguments, endstate, forking, resident, variables
 from nanosd_lib.runs.endstate import NotebookFailed
 from nanosd_lib.runs.interrupts import Interrupted, came, held, signals
 from nanosd_lib.runs.resident import Watch
@@ -61,11 +63,20 @@ class Manager(NotebookExecutionManager):
         if not force and not due:
             return
         if self.output_path and "://" not in str(self.output_path) and self.output_path != "-":
-            text = nbformat.writes(nbformat.from_dict(self.nb)) + "\n"
-            paths.write_atomic(self._path(), text.encode())
+            self._write(self._path())
         elif self.output_path:
             super().save()
         self.last_save_time = self.now()
+
+    def _write(self, path: Path) -> None:
+        """What streams gets the notebook once, at its end; papermill itself writes one that is ok,
+        and one that was interrupted waits for no reader.
+        """
+        state = self.nb.metadata.get("nanosd", {}).get("state")
+        if paths.streams(path) and (self.end_time is None or state in ("ok", "interrupted")):
+            return
+        text = nbformat.writes(nbformat.from_dict(self.nb)) + "\n"
+        paths.write_atomic(path, text.encode())
 
     def _path(self) -> Path:
         """A relative path means the folder papermill was started in, not the notebook's."""
@@ -121,6 +132,7 @@ class Client(PapermillNotebookClient):
 
     async def async_start_new_kernel(self, **kwargs: Any) -> None:
         self.others = asyncio.all_tasks()
+        kwargs["env"] = variables.neutral(kwargs.get("env", os.environ))
         with held():  # a kernel that nobody knows of would stay for ever
             await super().async_start_new_kernel(**kwargs)
             self.popen = getattr(self.km.provisioner, "process", None)

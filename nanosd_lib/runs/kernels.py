@@ -14,6 +14,7 @@ import nbformat
 import papermill
 from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
 
+from nanosd_lib import paths
 from nanosd_lib.paths import shown
 from nanosd_lib.runs import (
     arguments,
@@ -57,9 +58,7 @@ def execute(
     ValueError for a parameter that is refused, before a kernel starts.
     """
     check_parameters(path, parameters)
-    out.unlink(missing_ok=True)
-    part = out.with_name(f".{out.name}")  # papermill itself writes in place: not where readers look
-    with _environ(environment):
+    with _environ(environment), _aside(out) as part:
         try:
             papermill.execute_notebook(
                 path,
@@ -75,10 +74,30 @@ def execute(
             return Outcome(failed.state, failed.message, _peak(part) if part.exists() else 0.0)
         except Exception as problem:  # papermill itself, the disk
             return Outcome("killed", f"{type(problem).__name__}: {problem}", 0.0)
-        finally:
-            if part.exists():
-                os.replace(part, out)
-    return Outcome("ok", "", _peak(out))
+        return Outcome("ok", "", _peak(part))
+
+
+@contextlib.contextmanager
+def _aside(out: Path) -> Iterator[Path]:
+    """A name to write to, since papermill itself writes in place: not where readers look. They find
+    `out` at the end, behind the link and with the mode that it had, and no older page meanwhile.
+    """
+    streams = paths.streams(out)
+    home = out if streams else Path(os.path.realpath(out))
+    part, mode = home.with_name(f".{home.name}"), None
+    part.unlink(missing_ok=True)
+    if home.exists() and not streams:
+        mode = home.stat().st_mode
+        home.unlink()
+    try:
+        yield part
+    finally:
+        if part.exists() and streams:
+            home.write_bytes(part.read_bytes())
+            part.unlink()
+        elif part.exists():
+            part.chmod(mode or part.stat().st_mode)
+            os.replace(part, home)
 
 
 def _peak(out: Path) -> float:

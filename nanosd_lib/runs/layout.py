@@ -15,7 +15,7 @@ from nanosd_lib.runs.provenance import canonical, text_hash
 LEDGER = "claims.csv"
 LAST_SEED = 2**31 - 1
 RANDOM = "RANDOM_WEIGHTS.txt"  # stands in the folder of a teacher that was never trained
-SUBFOLDERS = ("tables", "figures", "records", "notebooks", "io")
+SUBFOLDERS = ("tables", "figures", "records", "notebooks", "io", "saved")
 
 
 def check_run(profile: Any, seed: Any, overrides: dict[str, Any] | None = None):
@@ -30,7 +30,21 @@ def check_run(profile: Any, seed: Any, overrides: dict[str, Any] | None = None):
         raise ValueError(f"seed = {seed!r} ({kind}) is refused: {wanted}")
     if loaded.teacher.local:
         check_teacher(loaded.teacher.path)
+    photographs(loaded.photographs)
     return loaded
+
+
+def photographs(path: str | None) -> Path | None:
+    """The folder of the user's own photographs, from the repository's root; ValueError where it is
+    not there.
+    """
+    if path is None:
+        return None
+    folder = ROOT / os.path.expanduser(path)
+    if not folder.is_dir():
+        what = "is a file: name the folder it is in" if folder.is_file() else "is no folder here"
+        raise ValueError(f"photographs = {path!r} {what} (a relative path starts at {ROOT})")
+    return folder
 
 
 def check_teacher(path: str) -> Path:

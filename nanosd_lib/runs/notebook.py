@@ -64,6 +64,7 @@ class Run:
         self.folder, self.store, self.device = folder, store, device
         self._records: dict[str, Any] = {}
         self._seen: dict[str, list[str]] = {"reads": [], "writes": []}
+        self._saved: dict[str, float] = {}
 
     @property
     def dtype(self) -> torch.dtype:
@@ -116,7 +117,10 @@ class Run:
         if measured:
             store, m = paths.device_root(), machine()
             inputs = [*inputs, f"{m['cpu']}, {m['gpu']}, {torch.get_num_threads()} threads"]
-        return cache.cached(store, self.device, name, fn, params, inputs, context, quiet)
+        page = self.notebook
+        made = cache.cached(store, self.device, name, fn, params, inputs, context, quiet, page)
+        self._count(made)
+        return made
 
     def repeated(
         self,
@@ -129,12 +133,13 @@ class Run:
         """The same, to be asked many times with the params that are left: `judge(arch="R R R | R R
         R")`. It may be handed to another computation.
         """
-        return cache.Repeated(self.store, self.device, name, fn, params, inputs, context)
+        what = (name, fn, params, inputs, context)
+        return cache.Repeated(self.store, self.device, *what, self.notebook, self._count)
 
     def table(self, name: str, table: pd.DataFrame) -> pd.DataFrame:
-        """tables/<name>.csv, six significant digits; returns the table."""
+        """tables/<name>.csv, six significant digits, whole numbers in full; returns the table."""
         index = any(level is not None for level in table.index.names)  # a named index is a column
-        text = table.to_csv(index=index, float_format="%.6g")
+        text = table.to_csv(index=index, float_format=_digits)
         self._refuse_random(name)
         paths.write_atomic(self._file("tables", name, "csv"), text.encode())
         self._note("writes", f"tables/{name}.csv")
@@ -142,7 +147,7 @@ class Run:
 
     def ledger(self, table: pd.DataFrame) -> pd.DataFrame:
         """claims.csv, the run's verdicts; returns the table."""
-        text = table.to_csv(index=False, float_format="%.6g")
+        text = table.to_csv(index=False, float_format=_digits)
         self._refuse_random(layout.LEDGER)
         paths.write_atomic(self.folder / layout.LEDGER, text.encode())
         self._note("writes", layout.LEDGER)
@@ -187,7 +192,9 @@ class Run:
         return found
 
     def read_table(self, name: str, from_notebook: str) -> pd.DataFrame:
-        """A table that an earlier notebook wrote; FileNotFoundError says which one to run."""
+        """A table that an earlier notebook wrote: an empty cell is a gap, and a word like "None" or
+        "NA" is a text. FileNotFoundError says which notebook to run.
+        """
         path = self._file("tables", name, "csv")
         if not path.exists():
             seed = f" SEED={self.seed}" if self.seed else ""
@@ -196,7 +203,7 @@ class Run:
                 f"tables/{name}.csv is missing: run notebook {from_notebook} first ({make})"
             )
         self._note("reads", f"tables/{name}.csv")
-        return pd.read_csv(path)
+        return pd.read_csv(path, keep_default_na=False, na_values=[""])
 
     def _note(self, kind: str, file: str) -> None:
         """io/<notebook>.json: what this notebook read of others and wrote, for the test that the
@@ -207,6 +214,13 @@ class Run:
             text = json.dumps(self._seen, indent=1) + "\n"
             paths.write_atomic(self._file("io", self.notebook, "json"), text.encode())
 
+    def _count(self, made: Artifact) -> None:
+        """saved/<notebook>.json: the seconds that this page once computed what it now loads."""
+        if made.loaded and made.manifest.get("page") == self.notebook:
+            self._saved[made.key] = made.manifest["seconds"]
+        text = json.dumps({"seconds": round(sum(self._saved.values()), 1)}) + "\n"
+        paths.write_atomic(self._file("saved", self.notebook, "json"), text.encode())
+
     def _refuse_random(self, name: str) -> None:
         if self.random:
             raise ValueError(
@@ -216,6 +230,14 @@ class Run:
 
     def _file(self, folder: str, name: str, ending: str) -> Path:
         return self.folder / folder / f"{paths.check_name(folder, name)}.{ending}"
+
+
+def _digits(value: float) -> str:
+    """Six significant digits; a whole number in full, since a column of counts with a gap in it is
+    one of floats to pandas.
+    """
+    whole = abs(value) < 2**53 and value == int(value)
+    return f"{value:.0f}" if whole else f"{value:.6g}"
 
 
 def _check_claim(claim_id: str) -> None:

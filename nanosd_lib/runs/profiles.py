@@ -47,8 +47,7 @@ class Samples(Strict):
 
 class TeacherCheck(Strict):
     reconstructions: Annotated[int, Field(ge=2)]
-    prompts: Count
-    frechet: Annotated[int, Field(ge=2)]
+    prompts: Count  # of each kind
 
 
 class Cost(Strict):
@@ -111,6 +110,7 @@ class Family(Strict):
 class Profile(Strict):
     name: Literal["smoke", "mini", "sd15"]
     teacher: Teacher
+    photographs: Annotated[str, Field(min_length=1)] | None  # a folder of one's own (data.folder)
     dtype: Literal["float32", "bfloat16"]
     device: Literal["auto", "cpu", "cuda"]
     threads: Count
@@ -137,6 +137,8 @@ class TeacherTraining(Strict):
     clip_steps: Count
     classifier_steps: Count
     unet_steps: Count
+    attention_off: Annotated[float, Field(ge=0, lt=1)]  # share of steps without the top attention
+    deep_supervision: Weight
 
 
 class Loader(yaml.SafeLoader):

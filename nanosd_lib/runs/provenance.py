@@ -8,6 +8,7 @@ import json
 import os
 import platform
 import subprocess
+from collections.abc import Iterable
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -21,6 +22,14 @@ from nanosd_lib.paths import PACKAGE, ROOT
 
 # what runs and keeps computations without deciding what is in them
 MACHINERY = (f"{PACKAGE}.runs.", f"{PACKAGE}.views.explorers", f"{PACKAGE}.paths")
+
+
+# the folders of data/ that a module reads by itself, whoever calls it
+READS = {
+    f"{PACKAGE}.quality.extractors": ("mini-clip",),
+    f"{PACKAGE}.quality.judges": ("mini-attributes",),
+    f"{PACKAGE}.data.photographs": ("photographs",),
+}
 
 
 def canonical(value: Any) -> str:
@@ -69,18 +78,44 @@ def _code_hash(text: str) -> str:
     return text_hash("\n".join(kept))
 
 
-def notebook_hash(path: Path) -> str:
-    """sha256 of what decides a notebook's results: its code cells and the library code they reach,
-    the machinery (`MACHINERY`) left out. SyntaxError where a cell does not parse.
+def made_of(path: Path) -> dict[str, str]:
+    """What decides a notebook's results, each with its hash: its code "cells" and the modules of
+    the library that they reach, the machinery (`MACHINERY`) left out. SyntaxError where a cell does
+    not parse.
     """
     from nanosd_lib.runs import cells  # IPython comes with it: only who reads notebooks needs it
 
-    book = json.loads(path.read_text())
-    code = ["".join(c["source"]) for c in book["cells"] if c["cell_type"] == "code"]
+    code = code_cells(path)
     tree = ast.Module([node for source in code for node in cells.cell_tree(source).body], [])
     closure = source_closure(_imported(tree))
     reached = {m: h for m, h in closure.items() if not m.startswith(MACHINERY)}
-    return text_hash(canonical([code, reached]))
+    return {"cells": text_hash(canonical(code)), **reached}
+
+
+def code_cells(path: Path) -> list[str]:
+    """The sources of a notebook's code cells."""
+    book = json.loads(path.read_text(encoding="utf-8"))
+    return ["".join(c["source"]) for c in book["cells"] if c["cell_type"] == "code"]
+
+
+def data_read(modules: Iterable[str]) -> dict[str, str]:
+    """The folders of `data/` that those modules read by themselves, each with its hash: judges and
+    photographs decide a result as code does.
+    """
+    names = sorted({name for m in modules for name in READS.get(m, ())})
+    folders = {name: ROOT / "data" / name for name in names}
+    return {name: _folder_hash(path, _stamps(path)) for name, path in folders.items()}
+
+
+def _stamps(path: Path) -> tuple[tuple[str, int, int], ...]:
+    """Every file below a folder with size and time of change: another one is hashed again."""
+    files = [p for p in sorted(path.rglob("*")) if p.is_file()]
+    return tuple((p.name, (stat := p.stat()).st_size, stat.st_mtime_ns) for p in files)
+
+
+@cache
+def _folder_hash(path: Path, stamps: tuple[tuple[str, int, int], ...]) -> str:
+    return file_hash(path) if stamps else "missing"
 
 
 def teacher_hash(path: str | Path) -> str:
@@ -97,7 +132,7 @@ def lock_hash() -> str | None:
 
 def imports(module: str) -> set[str]:
     """Modules of this library that the module's source imports, anywhere in it."""
-    source = _source(module)
+    source = source_of(module)
     assert source is not None, f"{module} has no source"
     return set(_imports(source.read_text(), module, tuple(nanosd_lib.__path__)))
 
@@ -128,7 +163,7 @@ def _modules(name: str) -> set[str]:
     """
     if not name.startswith(PACKAGE + "."):
         return set()
-    if _source(name):
+    if source_of(name):
         return {name}
     rooms = [Path(folder, *name.split(".")[1:]) for folder in nanosd_lib.__path__]
     return {f"{name}.{m}" for room in rooms if room.is_dir() for m in names_of(room)}
@@ -150,7 +185,7 @@ def source_closure(modules: set[str]) -> dict[str, str]:
     while todo:
         module = todo.pop()
         if module not in closure:
-            source = _source(module)
+            source = source_of(module)
             assert source is not None, f"{module} has no source"
             closure[module] = digest = code_hash(source)
             if AT_START.setdefault(module, digest) != digest:
@@ -159,7 +194,7 @@ def source_closure(modules: set[str]) -> dict[str, str]:
     return dict(sorted(closure.items()))
 
 
-def _source(module: str) -> Path | None:
+def source_of(module: str) -> Path | None:
     """The file of a module of this library, found without importing it; None where none is."""
     parts = module.split(".")[1:]
     files = (Path(folder, *parts).with_suffix(".py") for folder in nanosd_lib.__path__)
@@ -177,6 +212,20 @@ def git_state() -> dict[str, Any]:
     commit = _git("rev-parse", "HEAD")
     status = _git("status", "--porcelain")
     return {"commit": commit or None, "dirty": None if status is None else bool(status)}
+
+
+def commits_since(commit: str | None) -> tuple[int | None, str]:
+    """How many commits HEAD is ahead of `commit`; None and the reason where that cannot be told."""
+    if _git("rev-parse", "HEAD") is None:
+        return None, "this is no git checkout"
+    if not commit:
+        return None, "the run was made outside a git checkout"
+    count = _git("rev-list", "--count", f"{commit}..HEAD")
+    if count is not None:
+        return int(count), ""
+    if _git("rev-parse", "--is-shallow-repository") == "true":
+        return None, "this clone is shallow: `git fetch --unshallow` brings the history"
+    return None, "this history does not hold that commit"
 
 
 def _git(*words: str) -> str | None:

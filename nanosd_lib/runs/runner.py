@@ -17,7 +17,7 @@ from nanosd_lib import paths
 from nanosd_lib.paths import ROOT
 from nanosd_lib.runs import kernels, profiles
 from nanosd_lib.runs.interrupts import cause, signals
-from nanosd_lib.runs.provenance import notebook_hash
+from nanosd_lib.runs.provenance import made_of
 from nanosd_lib.runs.study import Study
 
 
@@ -41,7 +41,7 @@ def _main(options: argparse.Namespace, notebooks: Path) -> int:
         chosen = choose(notebooks, options.nb if options.verb == "run" else None)
         for path in chosen:
             kernels.check_parameters(path, run.parameters)
-            notebook_hash(path)  # its cells parse
+            made_of(path)  # its cells parse
     except SyntaxError as error:
         print(f"error: {path.name} does not parse: {error.msg}", file=sys.stderr)
         return 2

@@ -20,9 +20,9 @@ from tqdm.auto import tqdm
 
 from nanosd_lib import paths
 from nanosd_lib.paths import ROOT
-from nanosd_lib.runs import forking, kernels, layout, processes, registry
+from nanosd_lib.runs import forking, kernels, layout, processes, registry, stale
 from nanosd_lib.runs.interrupts import Interrupted, came, cause, held, say, signals
-from nanosd_lib.runs.provenance import git_state, lock_hash, machine, notebook_hash
+from nanosd_lib.runs.provenance import git_state, lock_hash, machine
 
 REPORT = "run.json"
 PATIENCE = 10.0  # seconds for the report's lock: whoever has it is writing one small file
@@ -91,7 +91,8 @@ class Study:
         for number, path in enumerate(bar, 1):
             label = f"[{number}/{len(notebooks)}] {path.stem}"
             tqdm.write(f"{label}: started")
-            entry: dict[str, Any] = {"state": "running", "source": notebook_hash(path)}
+            made_of = stale.ingredients(path, self.profile)
+            entry: dict[str, Any] = {"state": "running", "made_of": made_of}
             entry["process"] = self.report["process"]  # while it runs
             self.report["notebooks"][path.stem] = entry
             self._write(path.stem)
@@ -107,7 +108,9 @@ class Study:
                     outcome = kernels.Outcome("interrupted", "a signal stopped it", outcome.peak_gb)
                 seconds = round(time.perf_counter() - start, 1)
                 entry |= {"state": outcome.state, "seconds": seconds, "peak_gb": outcome.peak_gb}
-                entry.update(commit=self.report["git"]["commit"], error=outcome.error)
+                entry["computed_seconds"] = round(seconds + self._saved(path.stem), 1)
+                entry.update(self.report["git"], error=outcome.error, finished=_now())
+                entry["machine"] = f"{self.report['machine']['cpu']}, {os.cpu_count()} cores"
                 del entry["process"]
                 self._write(path.stem)
             if (signalled := came()) is not None:
@@ -124,6 +127,14 @@ class Study:
                 )
                 return 1
         return 0
+
+    def _saved(self, page: str) -> float:
+        """The seconds that a page once computed what it loaded now."""
+        try:
+            text = (self.folder / "saved" / f"{page}.json").read_text(encoding="utf-8")
+            return float(json.loads(text)["seconds"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return 0.0
 
     def _ledger(self, before: int | None) -> int:
         path = self.folder / layout.LEDGER
@@ -157,7 +168,7 @@ class Study:
             "state": "running",
             "verb": "reproduce" if whole else "run",
             **self.parameters,
-            "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "started": _now(),
             "seconds": 0.0,
             "process": processes.me(),
             "git": git_state(),
@@ -213,6 +224,10 @@ def _books(folder: Path) -> dict[str, Any]:
     with contextlib.suppress(OSError, ValueError):
         return read(folder)["notebooks"]
     return {}
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
 def _stamp(path: Path) -> int | None:

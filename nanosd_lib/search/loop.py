@@ -116,7 +116,9 @@ def run_search(
     def quality_of(i: int) -> float:
         return log_distance(judge(arch=str(networks[i]))["scores"]["tafid"])
 
-    first = torch.tensor([[quality_of(i), float(known[i])] for i in initial]).double()
+    first = torch.tensor(
+        [[quality_of(i), float(known[i])] for i in initial], dtype=torch.float32
+    ).double()
     trials = search(
         quality_of,
         candidates=codes,

@@ -1,0 +1,119 @@
+"""Prompt following: does a picture show what its prompt names? A classifier that was trained on
+renders alone reads every attribute of every object, from left to right.
+
+Prompts are of kinds, by what the teacher has seen of them: a pair of shape and colour that no scene
+of its training held (`miniworld.UNSEEN`), a caption that one had, or a new caption of known pairs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pandas as pd
+import torch
+from diffusers import StableDiffusionPipeline
+from torch import Tensor
+
+from nanosd_lib.data import miniworld, raycast, splits
+from nanosd_lib.networks import pipeline
+from nanosd_lib.quality import judges, uncertainty
+
+POOL = 512  # scenes that are drawn at a time until enough are of a kind
+MOST = 200  # such draws
+RENDERS = 256
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Number of objects, whether one of them is an unseen pair, whether the caption was trained
+    on (None: either).
+    """
+
+    objects: int
+    unseen: bool
+    known: bool | None = None
+
+
+KINDS = {
+    "one object": Kind(1, False),
+    "one object, unseen pair": Kind(1, True),
+    "two objects, trained caption": Kind(2, False, True),
+    "two objects, new caption": Kind(2, False, False),
+    "two objects, unseen pair": Kind(2, True),
+}
+PLAIN = ("one object", "two objects, new caption")
+
+
+def trained_captions(scenes: int, seed: int) -> frozenset[str]:
+    """The captions of all scenes that the teacher's U-Net learned from."""
+    drawn = miniworld.sample(scenes, seed)
+    return frozenset(miniworld.captions(drawn[~miniworld.unseen(drawn).any(1)]))
+
+
+def scenes_of(kind: str, n: int, seed: int, trained: frozenset[str]) -> miniworld.Scenes:
+    """n scenes of a kind, drawn from the prompts' seeds; ValueError where there are too few."""
+    k, found, first = KINDS[kind], [], splits.SEEDS["prompts"] + 1000 * seed
+    for draw in range(MOST):
+        some = miniworld.sample(POOL, first + 1_000_000 * draw, objects=k.objects)
+        fits = miniworld.unseen(some).any(1) == k.unseen
+        if k.known is not None:
+            fits &= torch.tensor([(c in trained) == k.known for c in miniworld.captions(some)])
+        found.append(some[fits])
+        if sum(map(len, found)) >= n:
+            return miniworld.joined(found)[torch.arange(n)]
+    raise ValueError(f"prompts: fewer than {n} of the kind {kind!r} in {POOL * MOST} scenes")
+
+
+def check_prompts(
+    pipe: StableDiffusionPipeline,
+    n: int,
+    steps: int,
+    guidance: float,
+    batch: int,
+    seed: int,
+    kinds: list[str],
+    trained: dict[str, int],
+) -> dict:
+    """n samples of each kind of prompt: table (kind, attribute, n, value and interval, chance),
+    and of each kind the first eight pictures, their captions, and what was recognised in them.
+
+    trained: {"scenes", "seed"} of the teacher's training, none for a teacher that was trained on
+    something else; kinds that ask for a trained caption are then left out. Chance is how often a
+    picture shows what the next prompt names. Rows "renders of k objects": the classifier itself.
+    """
+    known = trained_captions(**trained) if trained else frozenset()
+    net, rows, shown = judges.classifier(), [], {}
+    for kind in (k for k in kinds if known or not KINDS[k].known):
+        scenes = scenes_of(kind, n, seed, known)
+        protocol = pipeline.protocol_of(n, steps, guidance, seed)
+        captions = miniworld.captions(scenes)
+        made = pipeline.generate(pipe, captions, protocol, batch, kind)
+        right = judges.recognised(net, made, scenes)
+        chance = judges.recognised(net, made, scenes[torch.arange(n).roll(-1)])
+        rows += _rows(kind, right, chance)
+        ticks = {k: v[:8].tolist() for k, v in right.items()}
+        shown[kind] = {"pictures": made[:8], "captions": captions[:8], "right": ticks}
+    rows += [row for objects in (1, 2, 3) for row in _judged(net, objects, seed)]
+    return {
+        "table": pd.DataFrame(rows),
+        "pictures": {kind: s["pictures"] for kind, s in shown.items()},
+        "captions": {kind: s["captions"] for kind, s in shown.items()},
+        "right": {kind: s["right"] for kind, s in shown.items()},
+    }
+
+
+def _rows(kind: str, right: dict[str, Tensor], chance: dict[str, Tensor] | None) -> list[dict]:
+    rows = []
+    for attribute, hits in right.items():
+        row = {"kind": kind, "attribute": attribute, "n": len(hits)}
+        row |= uncertainty.share(int(hits.sum()), len(hits)).named("value")
+        row["chance"] = float(chance[attribute].double().mean()) if chance else None
+        rows.append(row)
+    return rows
+
+
+def _judged(net: judges.AttributeClassifier, objects: int, seed: int) -> list[dict]:
+    where = splits.SEEDS["heldout"] + 7 + 1000 * seed
+    scenes = miniworld.sample(RENDERS, where, objects=objects)
+    right = judges.recognised(net, raycast.render(scenes)[0], scenes)
+    return _rows(f"renders of {objects} objects", right, None)

@@ -1,0 +1,81 @@
+"""The computations of notebook 00: is the teacher good enough to stand for Stable Diffusion 1.5?"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pandas as pd
+from diffusers import StableDiffusionPipeline
+
+from nanosd_lib.data import splits
+from nanosd_lib.paths import ROOT
+from nanosd_lib.quality import checks, following, sensitivity
+from nanosd_lib.recipes import shared
+from nanosd_lib.runs.notebook import Artifact, Run
+
+
+def trained_on(run: Run) -> dict[str, int]:
+    """The scenes that the teacher learned from, by number and seed; none for other teachers."""
+    path = Path(run.teacher) / "training.json"
+    if not path.exists():
+        return {}
+    record = json.loads(path.read_text(encoding="utf-8"))
+    return {k: record[k] for k in ("scenes", "seed")}
+
+
+def reconstructions(run: Run, pipe: StableDiffusionPipeline) -> Artifact:
+    """The VAE on held-out scenes, and on crops of every held-out photograph."""
+    keys, mine = shared.photographs(run, pipe)
+    how = {"n": run.profile.teacher_check.reconstructions, "seed": run.seed}
+    return run.cached("check-vae", checks.check_vae, how, keys, quiet=True, pipe=pipe, mine=mine)
+
+
+def prompts(
+    run: Run,
+    pipe: StableDiffusionPipeline,
+    kinds: tuple[str, ...] = tuple(following.KINDS),
+    made_of: list[Artifact] | None = None,
+    n: int | None = None,
+) -> Artifact:
+    """Whether the pipeline draws what prompts of each kind name; `made_of` is what its U-Net was
+    made of, where it is not the teacher's.
+    """
+    s, each = run.profile.samples, n or run.profile.teacher_check.prompts
+    how = {"steps": s.steps, "guidance": s.guidance, "batch": s.batch, "seed": run.seed}
+    how |= {"n": each, "kinds": list(kinds), "trained": trained_on(run)}
+    keys = [run.teacher_key, *(made_of or [])]
+    return run.cached("prompts", following.check_prompts, how, keys, quiet=True, pipe=pipe)
+
+
+def distances(run: Run, pipe: StableDiffusionPipeline, against: Artifact) -> Artifact:
+    """Frechet distances of the teacher, beside renders, other noise and an untrained network."""
+    features = against["features"]
+    context = {"teacher_features": features["teacher"], "other_features": features["other"]}
+    keys, how = [run.teacher_key, against], shared.sampling(run)
+    return run.cached(
+        "check-frechet", checks.check_frechet, how, keys, quiet=True, pipe=pipe, **context
+    )
+
+
+def without(run: Run, pipe: StableDiffusionPipeline, how: str) -> Artifact:
+    """Every stage in turn "removed", or shortened to "one R": notebook 00 asks for the former,
+    notebook 02 for both.
+    """
+    heldout = shared.latents(run, pipe, "heldout")
+    against = shared.reference(run, pipe, run.profile.sensitivity.images)
+    return run.cached(
+        f"sensitivity-{how.replace(' ', '-')}",
+        sensitivity.sensitivity,
+        {"how": how, "pairs": run.profile.sensitivity.pairs, **shared.sampling(run)},
+        [run.teacher_key, heldout, against],
+        quiet=True,
+        pipe=pipe,
+        latents=splits.of(heldout),
+        teacher_features=against["features"]["teacher"],
+    )
+
+
+def candidates() -> pd.DataFrame:
+    """The teachers that were tried before this one, as their trials were written down."""
+    return pd.read_csv(ROOT / "data" / "sd-mini" / "candidates.csv")
