@@ -43,11 +43,96 @@ def test_papermills_own_command_finds_the_engine(tmp_path):
     source, out = notebook(tmp_path / "in.ipynb", "print(seed)", "1 / 0"), tmp_path / "out.ipynb"
     words = ["papermill", str(source), str(out), "--engine", "nanosd", "-p", "seed", "7"]
     done = subprocess.run([sys.executable, "-m", *words], capture_output=True, text=True)
-    assert done.returncode == 1 and "code error" in done.stderr
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    last = done.stderr.splitlines()[-1]
+    assert last == "Error: code error: code cell 4 of 4: ZeroDivisionError: division by zero"
     book = nbformat.read(out, as_version=4)
     assert book.metadata.nanosd.state == "code error"
     assert "This run failed (code error).** code cell 4 of 4: ZeroDivision" in book.cells[0].source
     assert book.cells[3].outputs[0].text == "7\n"
+
+
+@pytest.fixture
+def kernelspecs(tmp_path, monkeypatch):
+    """Two kernels more: one whose program is gone, one whose program is none."""
+    for name, program in (("gone", "/no/such/python"), ("bare", "nosuchprogram")):
+        folder = tmp_path / "jupyter" / "kernels" / name
+        folder.mkdir(parents=True)
+        spec = {"argv": [program, "-f", "{connection_file}"], "display_name": name}
+        (folder / "kernel.json").write_text(json.dumps(spec | {"language": "python"}))
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "jupyter"))
+
+
+def renamed(source, kernel):
+    """The notebook, made for another kernel; None: for none."""
+    book = nbformat.read(source, as_version=4)
+    if kernel is None:
+        del book.metadata["kernelspec"]
+    else:
+        book.metadata.kernelspec.name = kernel
+    nbformat.write(book, source)
+
+
+@pytest.mark.parametrize(
+    "asked, made_for, words",
+    [
+        ("nokernel", "python3", "no such kernel: 'nokernel'; use -k "),
+        (None, "ir", "no such kernel: 'ir'; use -k "),
+        (None, None, "the notebook names no kernel; use -k "),
+        ("no/kernel", "python3", "no such kernel: 'no/kernel'; use -k "),
+        ("gone", "python3", "kernel 'gone' does not start: there is no /no/such/python; use -k "),
+    ],
+)
+def test_a_kernel_that_is_not_there_is_refused_before_a_page(
+    tmp_path, kernelspecs, asked, made_for, words
+):
+    source, out = notebook(tmp_path / "in.ipynb", "1"), tmp_path / "out.ipynb"
+    renamed(source, made_for)
+    out.write_text("an older page")
+    with pytest.raises(endstate.NotebookFailed) as error:
+        papermill.execute_notebook(source, out, engine_name="nanosd", kernel_name=asked)
+    assert error.value.state == "no kernel" and error.value.message.startswith(words)
+    assert out.read_text() == "an older page"
+
+
+def test_a_kernel_that_cannot_be_launched_has_its_name(tmp_path, kernelspecs, monkeypatch):
+    monkeypatch.setattr(kernels, "kernel_name", lambda: "bare")
+    outcome, book = run(tmp_path, "1")
+    assert outcome.state == book.metadata.nanosd.state == "no kernel"
+    assert "kernel 'bare' does not start: [Errno 2] No such file" in outcome.error
+    monkeypatch.setattr(kernels, "kernel_name", lambda: "nokernel")
+    outcome = kernels.execute(tmp_path / "in.ipynb", tmp_path / "out.ipynb", {}, {})
+    assert outcome.state == "no kernel" and "no such kernel" in outcome.error
+
+
+def test_the_name_of_what_to_use_instead(monkeypatch):
+    for installed, words in (
+        (["nanosd", "python3"], "use -k nanosd"),
+        (["ir", "python3"], "use -k ir or -k python3"),
+        ([], "run `make env`"),
+    ):
+        specs = dict.fromkeys(installed, "folder")
+        monkeypatch.setattr(endstate.KernelSpecManager, "find_kernel_specs", lambda _, s=specs: s)
+        assert endstate._another("nokernel") == words
+
+
+@pytest.mark.parametrize(
+    "words, line",
+    [
+        (["-k", "nokernel"], "Error: no kernel: no such kernel: 'nokernel'; use -k "),
+        (["-p", "sed", "3"], "Error: in.ipynb has no parameter 'sed': it declares profile, seed"),
+        (["-p", "profile", "smok"], "Error: profile 'smok' "),
+    ],
+)
+def test_papermills_own_command_refuses_in_one_line(tmp_path, words, line):
+    notebook(tmp_path / "in.ipynb", "1")
+    command = [sys.executable, "-m", "papermill", "--engine", "nanosd", "--log-level", "ERROR"]
+    done = subprocess.run(
+        [*command, "in.ipynb", "out.ipynb", *words], cwd=tmp_path, capture_output=True, text=True
+    )
+    (said,) = done.stderr.splitlines()
+    assert done.returncode == 1 and said.startswith(line)
+    assert not (tmp_path / "out.ipynb").exists()
 
 
 def test_papermills_own_command_leaves_the_users_settings_out(tmp_path):

@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from nanosd_lib.paths import ROOT
-from nanosd_lib.runs import interrupts, kernels, runner
+from nanosd_lib.runs import interrupts, kernels, runner, study
 
 PARAMETERS = "profile = 'mini'\nseed = 0\noverrides = {}"
 LEDGER = """
@@ -346,6 +346,27 @@ def test_what_others_do_with_a_signal_stays_theirs():
     finally:
         signal.signal(signal.SIGUSR1, before)
     assert seen == [signal.SIGUSR1] and interrupts.came() is None
+
+
+@pytest.mark.parametrize("moment", [1, 2, 3, 4])
+def test_a_signal_while_the_report_is_written(books, monkeypatch, moment):
+    """It is written again, and nothing in it runs on."""
+    notebook(books / "02_b.ipynb", "1")
+    real, seen = study.paths.write_atomic, []
+
+    def write(path, data):
+        seen.append(path)
+        if len(seen) == moment:
+            os.kill(os.getpid(), signal.SIGHUP)
+            time.sleep(1)
+        real(path, data)
+
+    monkeypatch.setattr(kernels, "execute", lambda *rest: kernels.Outcome("ok", "", 0.0))
+    monkeypatch.setattr(study.paths, "write_atomic", write)
+    code, report = run(books, "run", "--nb", "2")
+    assert code == 128 + signal.SIGHUP and report["state"] == "interrupted"
+    state = report["notebooks"]["02_b"]["state"]
+    assert state == {1: "not run", 2: "interrupted", 3: "ok", 4: "ok"}[moment]
 
 
 def test_a_study_that_is_left_was_interrupted(books, monkeypatch):

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import click  # papermill's
 import nbformat
+from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
 from nbclient.exceptions import CellExecutionError
 
 from nanosd_lib.paths import ROOT
@@ -18,6 +22,7 @@ STATES = (
     "code error",
     "widget error",
     "out of memory",
+    "no kernel",
     "timeout",
     "killed",
     "missing artifact",
@@ -27,12 +32,59 @@ ERROR_TAG = "papermill-error-cell-tag"  # papermill's own, so that it takes the 
 NO_MEMORY = re.compile(r"MemoryError|OutOfMemoryError|can't allocate memory|out of memory")
 
 
-class NotebookFailed(Exception):
-    """A notebook that did not end well: `state` is one of STATES, the text says where and why."""
+class NotebookFailed(click.ClickException):
+    """A notebook that did not end well: `state` is one of STATES, the text says where and why.
+
+    papermill's command line is click's, which shows such an error as one line.
+    """
 
     def __init__(self, state: str, message: str) -> None:
-        super().__init__(f"{state}: {message}")
-        self.state, self.message = state, message
+        super().__init__(message)
+        self.state = state
+
+    def format_message(self) -> str:
+        return f"{self.state}: {self.message}"
+
+    __str__ = format_message
+
+
+class Refused(click.ClickException, ValueError):
+    """What cannot run, said before there is a kernel or a page."""
+
+
+@contextlib.contextmanager
+def refused() -> Iterator[None]:
+    """One-line errors inside are Refused."""
+    try:
+        yield
+    except (ValueError, FileNotFoundError) as error:
+        raise Refused(str(error)) from None
+
+
+def check_kernel(name: str) -> None:
+    """NotebookFailed where there is no kernel of that name, or its program is gone."""
+    if not name:
+        raise NotebookFailed("no kernel", f"the notebook names no kernel; {_another(None)}")
+    try:
+        program = Path(*KernelSpecManager().get_kernel_spec(name).argv[:1])
+    except NoSuchKernel:
+        problem = f"no such kernel: {name!r}; {_another(name)}"
+        raise NotebookFailed("no kernel", problem) from None
+    if program.is_absolute() and not program.exists():
+        raise NotebookFailed(*unlaunched(name, f"there is no {program}"))
+
+
+def unlaunched(name: str, why: Any) -> tuple[str, str]:
+    """State and words for a kernel whose program does not start."""
+    return "no kernel", f"kernel {name!r} does not start: {why}; {_another(name)}"
+
+
+def _another(name: str | None) -> str:
+    """What to do instead."""
+    names = KernelSpecManager().find_kernel_specs().keys() - {name}
+    if not names:
+        return "run `make env`"
+    return f"use -k {'nanosd' if 'nanosd' in names else ' or -k '.join(sorted(names))}"
 
 
 def dead(code: int | None, memory: bool) -> tuple[str, str]:

@@ -5,7 +5,7 @@ unknown parameters, ignores errors in widgets, rewrites the file at each cell, a
 ports when many run at once. This engine is registered as `nanosd`
 (`papermill --engine nanosd in.ipynb out.ipynb`), and every make target uses it:
 
-- parameters are checked, name and type, before a kernel starts;
+- parameters, name and type, and the kernel's name are checked before a kernel starts;
 - the kernel listens on sockets in a folder of its own, not on ports, and takes no settings of the
   user's (IPython's start-up files, a matplotlibrc);
 - `execution_timeout` is a deadline for the whole notebook;
@@ -228,7 +228,10 @@ class NanoSDEngine(NBClientEngine):
         **kwargs: Any,
     ) -> Any:
         given = json.loads(json.dumps(nb.metadata.get("papermill", {}).get("parameters", {})))
-        arguments.check_parameters(nb, given, Path(kwargs.get("input_path") or "the notebook").name)
+        name = Path(kwargs.get("input_path") or "the notebook").name
+        with endstate.refused():
+            arguments.check_parameters(nb, given, name)
+        endstate.check_kernel(kernel_name)
         with signals():
             manager = Manager(nb, output_path, log_output, progress_bar, autosave_cell_every)
             manager.notebook_start()
@@ -237,6 +240,11 @@ class NanoSDEngine(NBClientEngine):
         if state != "ok":
             raise NotebookFailed(state, error)
         return manager.nb
+
+    @classmethod
+    def nb_kernel_name(cls, nb: Any, name: str | None = None) -> str:
+        """'' where nobody names one, so that it is this engine that says so."""
+        return name or nb.metadata.get("kernelspec", {}).get("name") or ""
 
     @classmethod
     def _managed(
@@ -304,6 +312,10 @@ class NanoSDEngine(NBClientEngine):
                 return endstate.dead(code, resident.memory_kills() > kills)
             except RuntimeError as problem:  # the kernel did not start, or its sockets closed
                 return "killed", " ".join(str(problem).split())
+            except OSError as problem:
+                if watch.process is not None:
+                    raise
+                return endstate.unlaunched(kernel_name, problem)
             finally:
                 with held():
                     client.close()

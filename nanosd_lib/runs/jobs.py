@@ -127,8 +127,8 @@ def _pool(jobs: Sequence[Job], workers: int, logs: Path | None) -> Iterator[tupl
     context = multiprocessing.get_context("spawn")
     left = dict(enumerate(jobs))
     while left:
-        one = {"mp_context": context, "max_tasks_per_child": 1}
-        with ProcessPoolExecutor(workers, **one) as pool, _told(pool):
+        pool = ProcessPoolExecutor(workers, mp_context=context, max_tasks_per_child=1)
+        with pool, _told(pool):
             futures = {pool.submit(_shared, job, i, workers): i for i, job in left.items()}
             for future in as_completed(futures):
                 outcome = _ended(left[futures[future]], future.result)

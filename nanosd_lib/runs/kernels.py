@@ -71,8 +71,8 @@ def execute(
                 cwd=path.parent,
             )
         except endstate.NotebookFailed as failed:
-            return Outcome(failed.state, failed.message, _peak(part))
-        except Exception as problem:  # papermill itself, a kernel that is not installed, the disk
+            return Outcome(failed.state, failed.message, _peak(part) if part.exists() else 0.0)
+        except Exception as problem:  # papermill itself, the disk
             return Outcome("killed", f"{type(problem).__name__}: {problem}", 0.0)
         return Outcome("ok", "", _peak(part))
 
