@@ -168,6 +168,13 @@ def heldout_pictures(
     return {k: pipeline.sized(x, side) for k, x in kinds.items()}
 
 
+def judged(mine: object) -> str:
+    """Which held-out pictures a single number is given of: a user's own where there are any (not
+    None), scenes otherwise.
+    """
+    return "held-out scenes" if mine is None else "held-out photographs"
+
+
 def heldout_batches(
     latents: Latents, pipe: StableDiffusionPipeline, n: int, batch: int = 32
 ) -> list[dict[str, Tensor]]:
