@@ -64,7 +64,8 @@ def test_captions_of_text_files_stand_beside_their_pictures(own):
     assert {f: c for f, c, _ in found["pictures"]} == {
         f"p{i}.png": f"picture number {i}" for i in NUMBERS
     }
-    assert found["said"] == "photographs: 12 of 12 pictures used" and found["passed"] == {}
+    assert found["said"] == "photographs: 12 of 12 pictures used\n  1 of them held out"
+    assert found["passed"] == {}
 
 
 @pytest.mark.parametrize("name", ["captions.csv", "metadata.csv", "Metadata.CSV"])
@@ -72,19 +73,21 @@ def test_a_table_alone_counts_where_there_is_one(own, name):
     table(own, 'p1.png,"a cup, ""full"""', "./p5.png, a cat ", name=name)
     found = folder.scan(64, own)
     assert {f: c for f, c, _ in found["pictures"]} == {"p1.png": 'a cup, "full"', "p5.png": "a cat"}
-    assert found["said"] == (
+    assert found["said"].splitlines()[0] == (
         "photographs: 2 of 12 pictures used: 10 without caption (p10.png, p11.png, p12.png, ...)"
     )
 
 
 def test_tables_as_other_programs_write_them(own):
-    text = "text,id,file_name\r\n" + "a cat,1,p1.png\r\n\r\n" + '"two\nlines",2,p5.png\r\n'
+    text = "text,id,file_name\r\n" + "a cat,1,p1.png\r\n\r\n,,\r\n" + '"two\nlines",2,p5.png\r\n'
     (own / "metadata.csv").write_bytes(b"\xef\xbb\xbf" + text.encode())
     assert used(own) == {"p1.png": "a cat", "p5.png": "two lines"}
 
 
 def test_an_accent_is_one_whichever_way_it_is_written(own):
     (own / "p1.png").rename(own / "cafe\u0301.png")
+    (own / "p1.txt").rename(own / "caf\u00e9.txt")
+    assert used(own)["cafe\u0301.png"] == "picture number 1"
     table(own, "caf\u00e9.png,a bar", "p5.png,a cat")
     assert used(own) == {"cafe\u0301.png": "a bar", "p5.png": "a cat"}
 
@@ -102,7 +105,7 @@ def test_what_is_passed_over_is_counted_and_named(own):
     found = folder.scan(64, own)
     whole = sorted(set(NAMES) - {f"p{i}.png" for i in (1, 2, 3, 4, 6)})
     assert [f for f, _, _ in found["pictures"]] == whole
-    first, *reasons = found["said"].splitlines()
+    first, _, *reasons = found["said"].splitlines()
     assert first == (
         "photographs: 7 of 12 pictures used: 1 without caption (p1.png),"
         " 3 unreadable (p2.png, p4.png, p6.heic), 1 too small (p3.png)"
@@ -116,7 +119,7 @@ def test_a_long_report_is_cut(own):
     for name in NAMES[2:]:
         (own / name).write_bytes(b"GIF89a")
     lines = folder.scan(64, own)["said"].splitlines()
-    assert len(lines) == 8 and lines[-1] == "  and 4 more"
+    assert len(lines) == 9 and lines[-1] == "  and 4 more"
 
 
 # ----------------------------------------------------------------------------------------- refused
@@ -124,8 +127,8 @@ def test_folders_that_are_none(own, tmp_path):
     refused(tmp_path / "nothing", "is no folder here")
     refused(own / "p1.png", "is a file: name the folder")
     (tmp_path / "empty").mkdir()
-    refused(tmp_path / "empty", "holds no pictures (.jpg .jpeg", "look elsewhere")
-    refused(tmp_path, "lie in folders below: move them up")
+    refused(tmp_path / "empty", "holds no pictures (.jpg .jpeg", "name another one")
+    refused(tmp_path, "those in folders below must be moved up")
 
 
 def test_folders_that_leave_too_few(own, tmp_path):
@@ -176,6 +179,7 @@ def test_tables_that_are_wrong(own, rows, words):
         ("file_name;text\np1.png;a cat\n", "has the columns file_name;text where"),
         ("file_name,caption\np1.png,a cat\n", "has the columns file_name, caption where"),
         ("file_name,text,text\np1.png,a,b\n", "once each"),
+        ('"file\nname",text\np1.png,a\n', "has the columns file name, text where"),
     ],
 )
 def test_tables_without_the_columns(own, text, words):

@@ -30,7 +30,7 @@ import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 
 import torch
@@ -87,8 +87,9 @@ def scan(smallest: int, folder: Path) -> dict:
             f"photographs {folder}: {count}, and two are needed, one of them to hold out: {fix[0]}"
         )
     more = [f"and {len(reasons) - 2 * SHOWN} more"] if len(reasons) > 2 * SHOWN else []
-    said = "\n  ".join([f"photographs: {count}", *reasons[: 2 * SHOWN], *more])
     split = _splits(used)
+    held = f"{list(split.values()).count('heldout')} of them held out"
+    said = "\n  ".join([f"photographs: {count}", held, *reasons[: 2 * SHOWN], *more])
     return {"pictures": [[n, known[n], split[n]] for n in used], "passed": passed, "said": said}
 
 
@@ -126,13 +127,7 @@ def _cut(path: Path, many: int, side: int, g: torch.Generator) -> Iterator[Tenso
 
 
 def _batches(made: Iterator[Tensor], few: int) -> Iterator[Tensor]:
-    some: list[Tensor] = []
-    for crop in made:
-        some.append(crop)
-        if len(some) == few:
-            yield torch.stack(some)
-            some = []
-    if some:
+    while some := list(islice(made, few)):
         yield torch.stack(some)
 
 
@@ -153,10 +148,8 @@ def listed(folder: Path) -> tuple[list[str], list[str]]:
     found = [n for n in names if Path(n).suffix.lower() in ENDINGS.split()]
     if not found:
         deep = any(Path(f).suffix.lower() in ENDINGS.split() for f in folder.glob("*/*"))
-        where = (
-            "all of its pictures lie in folders below: move them up" if deep else "look elsewhere"
-        )
-        raise ValueError(f"photographs {folder} holds no pictures ({ENDINGS}): {where}")
+        fix = "those in folders below must be moved up" if deep else "name another one"
+        raise ValueError(f"photographs {folder} holds no pictures ({ENDINGS}): {fix}")
     texts = [n for n in names if n.lower() in TABLES or n.lower().endswith(".txt")]
     return found, [n for n in texts if (folder / n).is_file()]
 
@@ -197,19 +190,21 @@ def _rows(path: Path) -> Iterator[tuple[int, str, str]]:
     try:
         header = [cell.strip() for cell in next(rows, [])]
         if header.count("file_name") != 1 or header.count("text") != 1:
+            shown = " ".join(", ".join(header).split())[:200] or "(none)"
             raise ValueError(
-                f"{path} has the columns {', '.join(header)[:200] or '(none)'} where file_name and"
-                " text are wanted, once each: name them in its first line, with commas between"
+                f"{path} has the columns {shown} where file_name and text are wanted, once each:"
+                " name them in its first line, with commas between"
             )
         for row in rows:
-            if row and len(row) != len(header):
+            if not any(cell.strip() for cell in row):
+                continue  # as spreadsheets end their tables
+            if len(row) != len(header):
                 raise ValueError(
                     f"{path}, line {rows.line_num} has {len(row)} cells and the first line"
                     f" {len(header)}: put a caption that holds commas in double quotes"
                 )
-            if row:
-                cells = dict(zip(header, row, strict=True))
-                yield rows.line_num, cells["file_name"].strip(), " ".join(cells["text"].split())
+            cells = dict(zip(header, row, strict=True))
+            yield rows.line_num, cells["file_name"].strip(), " ".join(cells["text"].split())
     except csv.Error as error:
         raise ValueError(
             f"{path}, line {rows.line_num} is no row of a table ({error}): put captions in double"
@@ -220,10 +215,10 @@ def _rows(path: Path) -> Iterator[tuple[int, str, str]]:
 def _of_texts(folder: Path, names: list[str], texts: list[str]) -> dict[str, str]:
     pictures_of: dict[str, list[str]] = {}
     for name in names:
-        pictures_of.setdefault(Path(name).stem, []).append(name)
+        pictures_of.setdefault(_composed(Path(name).stem), []).append(name)
     found: dict[str, str] = {}
     for name in texts:
-        of = pictures_of.get(Path(name).stem, [])
+        of = pictures_of.get(_composed(Path(name).stem), [])
         if len(of) > 1:
             raise ValueError(
                 f"{folder / name} would be the caption of {' and '.join(of)}: rename all but one,"

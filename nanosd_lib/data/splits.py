@@ -195,6 +195,13 @@ def heldout_photographs(
     }
 
 
+def judged(mine: object) -> str:
+    """Which held-out pictures a single number is given of: a user's own where there are any (not
+    None), scenes otherwise.
+    """
+    return "held-out scenes" if mine is None else "held-out photographs"
+
+
 def heldout_batches(
     latents: Latents,
     pipe: StableDiffusionPipeline,

@@ -21,12 +21,11 @@ def denoised(
     seed: int,
     mine: folder.Photographs | None = None,
 ) -> float:
-    """PSNR in dB of held-out scenes (a user's own photographs, if there are any) encoded, noised to
-    step t, denoised in one step with empty text and decoded: what a one-step restoration asks of
-    encoder, U-Net and decoder together (not in the paper: our assumption).
+    """PSNR in dB of `splits.judged` pictures encoded, noised to step t, denoised in one step with
+    empty text and decoded: what a one-step restoration asks of encoder, U-Net and decoder together
+    (not in the paper: our assumption).
     """
-    kind = "held-out scenes" if mine is None else "held-out photographs"
-    x = splits.heldout_pictures(pipe, n, seed, mine)[kind]
+    x = splits.heldout_pictures(pipe, n, seed, mine)[splits.judged(mine)]
     z, _ = autoencoders.latents(pipe.vae, x)
     g = torch.Generator().manual_seed(seed)
     noise, a = (

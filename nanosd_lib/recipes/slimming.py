@@ -223,13 +223,13 @@ def _with_weights(text: str, pipe, found: Artifact):
 
 
 def with_costs(
-    table: pd.DataFrame, times: pd.DataFrame, judged: dict[str, Artifact]
+    run: Run, table: pd.DataFrame, times: pd.DataFrame, judged: dict[str, Artifact]
 ) -> pd.DataFrame:
-    """`combinations` with psnr (held-out scenes through the VAE alone) and ms_tile (the whole
+    """`combinations` with psnr (of the same pictures through the VAE alone) and ms_tile (the whole
     pipeline; rows of `tile.pipeline_time`).
     """
-    scenes = "part == 'both' and pictures == 'held-out scenes'"
-    psnr = {k: a["table"].query(scenes).psnr.item() for k, a in judged.items()}
+    same = f"part == 'both' and pictures == '{splits.judged(run.profile.photographs)}'"
+    psnr = {k: a["table"].query(same).psnr.item() for k, a in judged.items()}
     ms = tile.whole(times).set_index("configuration").ms
     names = {pair: name for name, pair in tile.CONFIGURATIONS.items()}
     pairs = zip(table.unet, table.vae, strict=True)
