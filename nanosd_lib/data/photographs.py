@@ -90,9 +90,9 @@ def credits() -> pd.DataFrame:
 
 @lru_cache(maxsize=64)
 def _image(name: str) -> Image.Image:
-    image = Image.open(path_of(name))
-    image.draft("RGB", (LARGEST, LARGEST))
-    image = image.convert("RGB")
+    with Image.open(path_of(name)) as file:
+        file.draft("RGB", (LARGEST, LARGEST))
+        image = file.convert("RGB")
     image.thumbnail((LARGEST, LARGEST), Image.Resampling.BOX)
     return image
 
@@ -141,7 +141,7 @@ def cut_out(some: Sequence[Cut]) -> Tensor:
     for k, c in enumerate(some):
         box = (c.x, c.y, c.x + c.side, c.y + c.side)
         crop = _image(c.name).resize((SIZE, SIZE), Image.Resampling.BOX, box=box)
-        out[k] = crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if c.mirrored else crop
+        out[k] = np.asarray(crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if c.mirrored else crop)
     return torch.from_numpy(out).permute(0, 3, 1, 2)
 
 

@@ -59,5 +59,7 @@ class Supervision(nn.Module):
         losses = []
         for i, head in enumerate(self.heads):
             x = self._seen.pop(i).float()
-            losses.append(F.mse_loss(head(x), F.adaptive_avg_pool2d(clean, x.shape[-2:])))
+            losses.append(
+                F.mse_loss(head(x), F.adaptive_avg_pool2d(clean, (x.shape[-2], x.shape[-1])))
+            )
         return torch.stack(losses).mean()

@@ -66,7 +66,7 @@ class Lesson:
     """A network, the loss of one step, and the learning rate: what `fit` needs of each part."""
 
     name: str
-    net: nn.Module
+    net: Any
     loss_of: Callable[[torch.Generator], Tensor]
     lr: float
 
@@ -90,7 +90,7 @@ def vae_lesson(pixels: Tensor | World, scenes: int, seed: int, batch: int = 16) 
     """KL-VAE on half renders, half recoloured crops: L1 + MSE + 1e-6 KL, bfloat16 autocast."""
     torch.manual_seed(seed)
     vae = AutoencoderKL(**VAE)
-    n, side = len(pixels), VAE["sample_size"] // 2
+    n, side = len(pixels), vae.config.sample_size // 2
 
     def loss_of(g: torch.Generator) -> Tensor:
         one = torch.randint(scenes, (batch // 2,), generator=g)
@@ -187,6 +187,16 @@ class Encoded:
         return encoded(self.vae, self.pixels[i])
 
 
+class Taught(nn.Module):
+    """What the U-Net's lesson trains."""
+
+    def __init__(
+        self, unet: UNet2DConditionModel, text: CLIPTextModel, below: deep.Supervision
+    ) -> None:
+        super().__init__()
+        self.unet, self.text, self.below = unet, text, below
+
+
 def unet_lesson(
     z: Tensor | Encoded,
     ids: Tensor,
@@ -200,8 +210,7 @@ def unet_lesson(
     pictures apart, not to say which colour belongs to which shape).
 
     z (N, 4, 32, 32) of renders, then crops; ids (N, 24), none (1, 24). `render_share` of every
-    batch are renders, none of which holds a pair of `miniworld.UNSEEN`. The lesson's net has the
-    parts "unet", "text" and "below".
+    batch are renders, none of which holds a pair of `miniworld.UNSEEN`; the lesson trains `Taught`.
     """
     torch.manual_seed(budget.seed)
     layout = torch.channels_last  # a tenth faster on two cores
@@ -227,8 +236,7 @@ def unet_lesson(
         error = (weight[t] * (y.float() - noise).pow(2).mean((1, 2, 3))).mean()
         return error + budget.deep_supervision * below(clean)
 
-    parts = nn.ModuleDict({"unet": unet, "text": encoder.train(), "below": below})
-    return Lesson("unet", parts, loss_of, 1e-3)
+    return Lesson("unet", Taught(unet, encoder.train(), below), loss_of, 1e-3)
 
 
 def latent_shape(unet: UNet2DConditionModel) -> tuple[int, int, int]:
@@ -284,9 +292,10 @@ def train(work: Path, data: Path, budget: Any) -> dict:
     ids, none = (judges.tokens(words, text) for text in (world.captions, [""]))
     lesson = unet_lesson(latents(vae, pixels, work), ids, none, text_encoder(judge), budget)
     logs["unet"] = lesson.learn(budget.unet_steps, work, seed)
-    lesson.net["below"].close()
-    unet = lesson.net["unet"].to(memory_format=torch.contiguous_format).eval()
-    encoder = lesson.net["text"].eval().requires_grad_(False)
+    taught = lesson.net
+    taught.below.close()
+    unet = taught.unet.to(memory_format=torch.contiguous_format).eval()
+    encoder = taught.text.eval().requires_grad_(False)
     pipeline(vae.half(), encoder.half(), words, unet.half()).save_pretrained(data / "sd-mini")
     judge.half().save_pretrained(data / "mini-clip")
     words.save_pretrained(data / "mini-clip")

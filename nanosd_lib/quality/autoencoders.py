@@ -10,7 +10,7 @@ from torch import Tensor
 from nanosd_lib.data import folder, splits
 from nanosd_lib.networks import counting, vae
 from nanosd_lib.networks.vae import Autoencoder
-from nanosd_lib.quality import extractors, metrics
+from nanosd_lib.quality import extractors, metrics, uncertainty
 
 PARTS = ("both", "encoder", "decoder")
 
@@ -41,6 +41,23 @@ def correlations(a: Tensor, b: Tensor) -> Tensor:
     return torch.stack([torch.corrcoef(torch.stack(p))[0, 1] for p in pairs])
 
 
+def _kinds(
+    pipe: StableDiffusionPipeline, n: int, seed: int, mine: folder.Photographs | None
+) -> dict[str, list[Tensor]]:
+    """About n held-out scenes, in one set, and as many crops of photographs, in a set for each."""
+    scenes = splits.heldout_pictures(pipe, n, seed, mine)["held-out scenes"]
+    names = splits.heldout_photographs(pipe, 1, seed, mine)
+    each = splits.heldout_photographs(pipe, max(1, n // len(names)), seed, mine)
+    return {"held-out scenes": [scenes], "held-out photographs": list(each.values())}
+
+
+def _by(each: list[int], scores: Tensor) -> Tensor:
+    """Scores of pictures as they are, or the mean of each set where there are several."""
+    if len(each) == 1:
+        return scores
+    return torch.stack([part.double().mean() for part in scores.split(each)])
+
+
 def compare(
     pipe: StableDiffusionPipeline,
     student: Autoencoder | None,
@@ -52,29 +69,39 @@ def compare(
     """Held-out pictures through a student, through its encoder and the teacher's decoder, and the
     other way round; through the teacher's own where student is None.
 
-    table: part, pictures, n, psnr, ssim, lpips, latent_corr (mean over channels; NaN where the
-    encoder is the teacher's); channels: one row for each latent channel with its correlation, the
-    share of the teacher's variance that is explained (which an offset or another scale lowers,
-    and a correlation does not see), mean, deviation and posterior deviation (sigma); examples: the
-    first eight of each kind.
+    table: part, pictures, n, psnr with its interval, ssim, lpips, latent_corr (mean over channels;
+    NaN where the encoder is the teacher's). About n pictures of each kind are seen; the table's n
+    counts scenes, or photographs, of which all crops count as one. channels: one row for each
+    latent channel with its correlation, the share of the teacher's variance that is explained
+    (which an offset or another scale lowers, and a correlation does not see), mean, deviation and
+    posterior deviation (sigma); examples: eight of each kind, of as many photographs as there are.
     """
     teacher, rows, channels, examples = pipe.vae, [], [], {}
     net = teacher if student is None else student
-    for kind, x in splits.heldout_pictures(pipe, n, seed, mine).items():
+    for kind, sets in _kinds(pipe, n, seed, mine).items():
+        x, each = torch.cat(sets), [len(p) for p in sets]
+        few = 8 if len(each) == 1 else max(1, 8 // len(each))  # shown of each set
+        shown = torch.cat([i[:few] for i in torch.arange(len(x)).split(each)])[:8]
         (m, s), (mt, st) = latents(net, x), latents(teacher, x)
         corr = correlations(m, mt)
         mixes = {"both": (m, net), "encoder": (m, teacher), "decoder": (mt, net)}
         for part in PARTS if student is not None else PARTS[:1]:
             y = pictures(mixes[part][1], mixes[part][0])
-            scores = (
-                metrics.psnr(x, y),
-                metrics.ssim(x, y),
-                extractors.perceptual(x, y, judge, pipe.device),
+            psnr, ssim, lpips = (
+                _by(each, v)
+                for v in (
+                    metrics.psnr(x, y),
+                    metrics.ssim(x, y),
+                    extractors.perceptual(x, y, judge, pipe.device),
+                )
             )
             same = float("nan") if part == "decoder" or student is None else float(corr.mean())
-            rows.append((part, kind, n, *(float(v.mean()) for v in scores), same))
-            examples[f"{kind}, {part}"] = y[:8].clone()
-        examples |= {kind: x[:8].clone(), f"{kind}, latents": m[:8].clone()}
+            row = {"part": part, "pictures": kind, "n": len(psnr)}
+            row |= uncertainty.mean(psnr).named("psnr")
+            row |= {"ssim": float(ssim.mean()), "lpips": float(lpips.mean())}
+            rows.append(row | {"latent_corr": same})
+            examples[f"{kind}, {part}"] = y[shown].clone()
+        examples |= {kind: x[shown].clone(), f"{kind}, latents": m[shown].clone()}
         for c in range(m.shape[1]):
             stats = [float(v[:, c].mean()) for v in (m, mt)] + [
                 float(v[:, c].std()) for v in (m, mt)
@@ -82,11 +109,10 @@ def compare(
             sigmas = [float("nan") if v is None else float(v[:, c].mean()) for v in (s, st)]
             missed = float((m[:, c] - mt[:, c]).pow(2).mean() / mt[:, c].var())
             channels.append((kind, c, float(corr[c]), 1 - missed, *stats, *sigmas))
-    columns = ["part", "pictures", "n", "psnr", "ssim", "lpips", "latent_corr"]
     names = ["pictures", "channel", "corr", "explained"]
     names += ["mean", "mean_teacher", "std", "std_teacher", "sigma", "sigma_teacher"]
     return {
-        "table": pd.DataFrame(rows, columns=columns),
+        "table": pd.DataFrame(rows),
         "channels": pd.DataFrame(channels, columns=names),
         "examples": examples,
     }

@@ -102,7 +102,7 @@ def prior_table(
 def _followed(asked: pd.DataFrame) -> dict[str, float]:
     """Shape and colour recognised, with intervals: of one object, and of two in a new caption."""
     both = asked[asked.attribute == "both"].set_index("kind")
-    found = {}
+    found: dict[str, float] = {}
     for kind, name in zip(following.PLAIN, ("one_object", "two_objects"), strict=True):
         r = both.loc[kind]
         found |= {name: r.value, f"{name}_low": r.value_low, f"{name}_high": r.value_high}

@@ -117,14 +117,14 @@ def scores(
         for r in found["table"].itertuples():
             parts = ["encoder", "decoder"] if r.part == "both" else [r.part]
             c = spent.loc[model].loc[parts].sum()
-            cells = (model, r.part, int(c.params), c.gmac, c.ms_median)
-            quality_ = (r.psnr, r.ssim, r.lpips, r.latent_corr)
             said = f"{r.pictures}, n={r.n}, {how}" + (
                 f", {trained[model]}" if model in trained else ""
             )
-            rows.append((*cells, *quality_, seed, said))
-    columns = ["model", "part", "params", "gmac", "ms_median", "psnr", "ssim", "lpips"]
-    return pd.DataFrame(rows, columns=[*columns, "latent_corr", "seed", "protocol"])
+            row = {"model": model, "part": r.part, "params": int(c.params), "gmac": c.gmac}
+            row |= {"ms_median": c.ms_median, "psnr": r.psnr, "psnr_low": r.psnr_low}
+            row |= {"psnr_high": r.psnr_high, "ssim": r.ssim, "lpips": r.lpips}
+            rows.append(row | {"latent_corr": r.latent_corr, "seed": seed, "protocol": said})
+    return pd.DataFrame(rows)
 
 
 def profile(

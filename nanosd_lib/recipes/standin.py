@@ -42,9 +42,9 @@ def prompts(
     made of, where it is not the teacher's.
     """
     s, each = run.profile.samples, n or run.profile.teacher_check.prompts
-    how = {"steps": s.steps, "guidance": s.guidance, "batch": s.batch, "seed": run.seed}
+    how: dict = {"steps": s.steps, "guidance": s.guidance, "batch": s.batch, "seed": run.seed}
     how |= {"n": each, "kinds": list(kinds), "trained": trained_on(run)}
-    keys = [run.teacher_key, *(made_of or [])]
+    keys: list[Artifact | str] = [run.teacher_key, *(made_of or [])]
     return run.cached("prompts", following.check_prompts, how, keys, quiet=True, pipe=pipe)
 
 
@@ -52,7 +52,8 @@ def distances(run: Run, pipe: StableDiffusionPipeline, against: Artifact) -> Art
     """Frechet distances of the teacher, beside renders, other noise and an untrained network."""
     features = against["features"]
     context = {"teacher_features": features["teacher"], "other_features": features["other"]}
-    keys, how = [run.teacher_key, against], shared.sampling(run)
+    keys: list[Artifact | str] = [run.teacher_key, against]
+    how = shared.sampling(run)
     return run.cached(
         "check-frechet", checks.check_frechet, how, keys, quiet=True, pipe=pipe, **context
     )
