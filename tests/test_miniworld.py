@@ -151,6 +151,43 @@ def test_crops_come_from_their_split_and_are_repeatable():
     assert set(text) == named and len(text) == 12
 
 
+def test_crops_are_of_every_scale_and_of_the_photographs_named():
+    drawn = photographs.cuts("train", 400, seed=1)
+    sides = torch.tensor([c.side for c in drawn]).float()
+    assert sides.min() >= 96 and sides.max() <= 1024
+    assert (sides < 160).float().mean() > 0.1 < (sides > 500).float().mean()
+    assert {c.name for c in drawn} == set(photographs.PHOTOGRAPHS["train"])
+    one = photographs.crops("heldout", 5, seed=1, names=["fig.jpg"])
+    assert one[1] == ["a photograph of a fig"] * 5
+    assert torch.equal(one[0], photographs.crops("heldout", 5, seed=1, names=["fig.jpg"])[0])
+
+
+def test_a_crop_is_the_mean_of_what_it_covers():
+    cut = photographs.Cut("fig.jpg", "", x=100, y=40, side=128, mirrored=False)
+    whole = photographs.photograph("fig.jpg")[:, 40:168, 100:228][None]
+    want = torch.nn.functional.avg_pool2d((whole + 1) * 127.5, 2)[0]
+    assert (photographs.cut_out([cut])[0].float() - want).abs().max() <= 1
+    other = photographs.Cut("fig.jpg", "", x=100, y=40, side=128, mirrored=True)
+    assert torch.equal(photographs.cut_out([other])[0], photographs.cut_out([cut])[0].flip(-1))
+
+
+def test_every_camera_photograph_has_an_author_and_a_licence():
+    table = photographs.credits()
+    files = {(p.parent.name, p.name) for p in photographs.CAMERA.glob("*/*.jpg")}
+    assert set(zip(table.split, table.file, strict=True)) == files and len(files) == 13
+    assert table.author.notna().all()
+    assert set(table.licence) == {"CC-BY-4.0", "CC-BY-SA-4.0", "CC0-1.0"}
+    for split, file in files:
+        assert file in photographs.PHOTOGRAPHS[split]
+    said = (photographs.CAMERA.parent / "README.md").read_text(encoding="utf-8")
+    assert all(row.author in said and f"`{row.file}`" in said for row in table.itertuples())
+
+
+def test_a_photograph_that_is_gone_says_how_to_get_it():
+    with pytest.raises(FileNotFoundError, match="git checkout data/photographs"):
+        photographs.path_of("nothing.jpg")
+
+
 def test_an_unknown_split_is_refused():
     with pytest.raises(ValueError, match="split 'test': use one of train, heldout"):
         photographs.crops("test", 1, seed=0)

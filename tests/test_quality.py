@@ -271,7 +271,8 @@ def test_every_measure_asks_the_features_it_is_told(pipe, monkeypatch):
     how = dict(steps=1, guidance=1.0, batch=4, seed=0, features="inception-2015")
     prior.diversity(pipe, 2, **how)
     prior.interpolation(pipe, 1, 3, **how)
-    apart = checks.check_frechet(pipe, 4, **how)
+    seen = [torch.rand(4, 3, dtype=torch.float64) for _ in range(2)]
+    apart = checks.check_frechet(pipe, *seen, **how)
     assert set(asked) == {("inception-2015", "cpu")} and apart["features"] == "inception-2015"
 
 

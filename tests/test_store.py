@@ -23,6 +23,7 @@ from PIL import Image
 
 import nanosd_lib
 from nanosd_lib import paths
+from nanosd_lib.paths import ROOT
 from nanosd_lib.runs import artifacts, cache, jobs, layout, notebook, provenance, sweep
 
 TOY = """
@@ -122,6 +123,40 @@ def test_the_key_follows_params_inputs_and_source(run, toy, monkeypatch):
     monkeypatch.setattr("nanosd_lib.runs.cache.lock_hash", lambda: "another lock")
     keys.append(key())
     assert len(set(keys)) == len(keys)
+
+
+def test_the_key_follows_the_data_that_code_reads_by_itself(run, toy, monkeypatch, tmp_path):
+    """Other judges, other photographs: what was computed with the old ones is not loaded."""
+    (tmp_path / "data" / "judge").mkdir(parents=True)
+    weights = tmp_path / "data" / "judge" / "model.safetensors"
+    monkeypatch.setattr(provenance, "ROOT", tmp_path)
+    key = lambda: run.cached("toy", toy.everything, {"n": 2}).key  # noqa: E731
+    plain = key()
+    monkeypatch.setitem(provenance.READS, "nanosd_lib.toyhelp", ("judge",))
+    keys = [plain, key()]  # not there
+    for content in (b"one", b"two!", b"one"):
+        weights.write_bytes(content)
+        keys.append(key())
+    assert keys[2] == keys[4] and len(set(keys)) == 4
+
+
+def test_what_reads_data_by_itself_is_listed():
+    """A module that names a folder of data/ with its own weights or pictures stands in READS."""
+    root = ROOT / "nanosd_lib"
+    for module, folders in provenance.READS.items():
+        text = (root / f"{module.split('.', 1)[1].replace('.', '/')}.py").read_text()
+        assert all(
+            f'"{folder}"' in text and (ROOT / "data" / folder).is_dir() for folder in folders
+        )
+    named = {
+        folder
+        for path in root.rglob("*.py")
+        if path.parent.name in ("networks", "data", "quality", "learning", "search")
+        for folder in ("mini-clip", "mini-attributes", "photographs")
+        if f'ROOT / "data" / "{folder}"' in path.read_text()
+        and folder not in provenance.READS.get(f"nanosd_lib.{path.parent.name}.{path.stem}", ())
+    }
+    assert named == set()
 
 
 def test_the_thread_count_is_not_part_of_the_key(run, toy):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-CAN_FAIL = 1e-3  # see `teacher_figures`
+CAN_FAIL = 1e-3  # of the prediction's power: what a stage must move for a claim on it to fail
 
 
 def _digits(x: float, form: str = "") -> str:

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from nanosd_lib.views import figures
 from nanosd_lib.views.figures import COLOURS, to_image, wrap
+from nanosd_lib.views.readings import CAN_FAIL
 
 BANDS = {"early": ("<", "#1b6ca8"), "middle": ("o", "#7a7a7a"), "late": (">", "#c95d2e")}
-CAN_FAIL = 1e-3  # of the prediction's power: what a stage must move for a claim on it to fail
 
 
 def captioned(

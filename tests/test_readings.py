@@ -1,0 +1,107 @@
+"""readings: sentences are made of the tables, of every number in them, and say "undecided"."""
+
+from __future__ import annotations
+
+import re
+
+import pandas as pd
+import pytest
+
+from nanosd_lib.views import readings
+
+
+def teacher(one=0.9, photographs=31.0, bicubic=27.0, unseen=0.85) -> pd.DataFrame:
+    rows = []
+
+    def add(check, kind, value, spread, beside=None):
+        low, high = value - spread, value + spread
+        rows.append((check, kind, value, low, high, beside, 96, "a protocol"))
+
+    add("VAE PSNR (dB)", "held-out scenes", 32.0, 0.5, 26.8)
+    for name, psnr in (("a.jpg", photographs + 4), ("b.jpg", photographs - 4)):
+        add("VAE PSNR (dB)", name, psnr, 1, bicubic)
+        add("VAE colour error", name, psnr / 10_000, 0)
+    add("VAE PSNR (dB)", "held-out photographs", photographs, 2.0, bicubic)
+    for kind, value in (
+        ("one object", one),
+        ("one object, unseen pair", unseen),
+        ("two objects, new caption", one - 0.1),
+        ("renders of 1 objects", 1.0),
+        ("renders of 2 objects", 0.98),
+    ):
+        add("prompts, both", kind, value, 0.03, 0.02)
+    columns = ["check", "kind", "value", "value_low", "value_high", "beside", "n", "protocol"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def sensitivity(m=1e-5, d4=0.01) -> pd.DataFrame:
+    errors = {"E1": 0.3, "E3": 0.03, "M": m, "D4": d4, "E4+M+D4": d4 / 2}
+    rows = [
+        (removed, band, e, 0.8 * e, 1.3 * e, 100 * e, 80 * e, 130 * e)
+        for removed, e in errors.items()
+        for band in ("all", "early", "middle", "late")
+    ]
+    columns = ["removed", "band", "eps_error", "eps_error_low", "eps_error_high"]
+    return pd.DataFrame(rows, columns=[*columns, "tafid", "tafid_low", "tafid_high"])
+
+
+def distances(teacher=17.0) -> pd.DataFrame:
+    found = {
+        "renders to renders": 6.8,
+        "teacher to itself, other noise": 1.9,
+        "teacher to renders": teacher,
+        "untrained network to renders": 130.0,
+    }
+    rows = [(k, 96, v, 0.8 * v, 1.2 * v) for k, v in found.items()]
+    return pd.DataFrame(rows, columns=["pictures", "n", "frechet", "frechet_low", "frechet_high"])
+
+
+READINGS = {
+    "answer": (lambda **k: readings.answer(teacher(**k), sensitivity()), {"one": 0.5}),
+    "reconstruction": (lambda **k: readings.reconstruction(teacher(**k)), {"photographs": 29.0}),
+    "prompts": (lambda **k: readings.prompts(teacher(**k)), {"unseen": 0.4}),
+    "stages": (lambda **k: readings.stages(sensitivity(**k)), {"d4": 0.2}),
+    "distances": (lambda **k: readings.distances(distances(**k)), {"teacher": 9.0}),
+}
+
+
+@pytest.mark.parametrize("name", READINGS)
+def test_two_tables_give_two_sentences(name):
+    say, change = READINGS[name]
+    assert say() == say() != say(**change)
+    assert "nan" not in say() and say().endswith(".")
+
+
+@pytest.mark.parametrize("name", READINGS)
+def test_every_number_is_one_of_the_tables(name):
+    """As it stands there, as the difference of two of them, or as a count of rows."""
+    tables = teacher(), sensitivity(), distances()
+    values = {float(v) for t in tables for v in t.select_dtypes("number").stack()}
+    apart = {a - b for a in values for b in values if 20 < a < 50 and 20 < b < 50}
+    said = [
+        float(x) for x in re.findall(r"(?<![\w.])[-+]?\d+\.?\d*(?:e-?\d+)?", READINGS[name][0]())
+    ]
+    names = {4, 3, 1, 2}  # D4, E3: digits of names do not match; two photographs are counted
+    close = lambda x: any(abs(x - v) <= 0.051 * max(abs(v), 0.01) for v in values | apart | names)  # noqa: E731
+    assert said and all(close(x) for x in said), said
+
+
+@pytest.mark.parametrize("value, word", [(31.0, "above"), (27.5, "level with"), (20.0, "below")])
+def test_a_comparison_is_decided_by_its_interval(value, word):
+    assert f"{word} bicubic" in readings.answer(teacher(photographs=value), sensitivity())
+
+
+def test_unseen_pairs_are_called_worse_only_where_intervals_part():
+    assert "less often than" in readings.prompts(teacher(unseen=0.4))
+    assert "as often as, within the intervals," in readings.prompts(teacher(unseen=0.87))
+
+
+def test_which_claims_can_fail_is_decided_by_the_lower_end():
+    sure, rest = readings.can_fail(sensitivity(m=1.2e-3))
+    assert "M" in rest and "D4" in sure  # its lower end is below a thousandth
+    assert "about M they can hardly" in readings.answer(teacher(), sensitivity())
+
+
+def test_digits_have_no_exponent_where_numbers_are_large():
+    assert readings._between(130.4, 98.7, 171.0) == "130 (99 to 170)"
+    assert readings._between(1.5e-5, 6.7e-6, 2.4e-5) == "1.5e-05 (6.7e-06 to 2.4e-05)"
