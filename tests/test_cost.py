@@ -129,8 +129,27 @@ def test_profiles_of_stages_and_networks(narrow):
     assert list(got.name) == ["N2", "N6"] and (got.ms_low <= got.ms_high).all()
 
 
-def test_what_is_profiled_are_the_students_own_stages(narrow, table):
-    row = table.set_index(["stage", "code"]).params
-    net = surgery.student(NANOSD["N6"], narrow)
+def test_what_is_profiled_are_the_students_own_stages(narrow, monkeypatch):
+    """The modules that are timed, weight by weight, and what they are called with."""
+    timed = {}
+    monkeypatch.setattr(timing, "call", lambda net, kwargs: lambda: (net, kwargs))
+
+    def measure(calls, repeats, warmup):
+        timed.update({name: call() for name, call in calls.items()})
+        return pd.DataFrame({"name": list(calls), "ms_median": 1.0, "ms_low": 1.0, "ms_high": 1.0})
+
+    monkeypatch.setattr(timing, "measure", measure)
+    codes = {s: {BASE[s], c} for s, c in NANOSD["N6"].stages.items()}
+    monkeypatch.setattr(timing, "CHOICES", codes)  # the others take their time and say the same
+    networks = {"N6": str(NANOSD["N6"])}
+    timing.profile_stages(narrow, networks, batch=2, tokens=5, repeats=1, warmup=0)
+    net, inputs = timed["N6"]
     for stage, code in NANOSD["N6"].stages.items():
-        assert row[stage, code] == counting.parameters(net.stage(stage))
+        part, given = timed[f"{stage}:{code}"]
+        own, other = part.state_dict(), net.stage(stage).state_dict()
+        assert own.keys() == other.keys() and all(torch.equal(own[k], other[k]) for k in own)
+        assert not part.training and len(given["hidden_states"]) == len(inputs["sample"]) == 2
+        with torch.no_grad():
+            part(**given)
+    whole = surgery.student(Arch(**BASE), narrow).state_dict()
+    assert timed["whole"][0].state_dict().keys() == whole.keys()

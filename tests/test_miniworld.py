@@ -81,6 +81,116 @@ def test_depth_of_one_sphere_by_hand():
     torch.testing.assert_close(depth, depth.flip(-1), rtol=0, atol=1e-3)
 
 
+def outside(shape: str, p: torch.Tensor) -> torch.Tensor:
+    """How far points p (..., 3) are outside the unit shape that stands on y = 0: below 0 inside."""
+    x, y, z = p.unbind(-1)
+    rho = (x * x + z * z).sqrt()
+    if shape == "sphere":
+        return (x * x + (y - 1) ** 2 + z * z).sqrt() - 1
+    if shape == "cube":
+        return torch.stack([x.abs(), (y - 0.85).abs(), z.abs()]).amax(0) - 0.85
+    if shape == "cylinder":
+        return torch.maximum(torch.maximum(rho - 0.8, y - 1.8), -y)
+    return torch.maximum(rho - (2 - y) / 2, -y)
+
+
+PLACE, TURN, WIDE = torch.tensor([0.5, 0.0, 0.3]), 0.5, 0.8  # of the one object below
+
+
+def alone(shape: str | None, **changes) -> miniworld.Scenes:
+    """A scene at sunset with one plain object on snow, or with none."""
+    full = lambda v: torch.full((1, 3), float(v))  # noqa: E731
+    kind = -1 if shape is None else miniworld.SHAPES.index(shape)
+    flat, one = torch.zeros(1, 3, dtype=torch.long), torch.ones(1, dtype=torch.long)
+    made = dict(shape=torch.tensor([[kind, -1, -1]]), colour=flat, texture=flat, yaw=full(TURN))
+    made |= dict(x=full(PLACE[0]), z=full(PLACE[2]), r=full(WIDE), ground=4 * one, light=one)
+    made |= dict(azimuth=torch.tensor([0.3]))
+    return replace(miniworld.sample(1, seed=0), **made | changes)
+
+
+def local(p: torch.Tensor) -> torch.Tensor:
+    """World points (..., 3) where the one object stands upright at the origin, of unit size."""
+    c, s = math.cos(TURN), math.sin(TURN)
+    turn = torch.tensor([[c, 0, -s], [0, 1, 0], [s, 0, c]])
+    return (p - PLACE) @ turn.T / WIDE
+
+
+def pixels() -> torch.Tensor:
+    """Ways (64, 64, 3) of the camera's rays, one in depth: tilted down by 0.2, focal length 2.1."""
+    u = (2 * torch.arange(64) + 1) / 64 - 1
+    up, right = torch.meshgrid(-u / 2.1, u / 2.1, indexing="ij")
+    c, s = math.cos(0.2), math.sin(0.2)
+    return torch.stack([right, up * c - s, up * s + c], -1)
+
+
+def march(shape: str, start: torch.Tensor, way: torch.Tensor, far: float) -> torch.Tensor:
+    """Where along start + t way (N, 3) the object is first met, by small steps: inf if nowhere."""
+    t = torch.arange(0, far, 0.01)
+    met = [
+        outside(shape, local(a + t[:, None, None] * b)) < 0
+        for a, b in zip(start.split(256), way.split(256), strict=True)
+    ]
+    return torch.cat([torch.where(m.any(0), t[m.int().argmax(0)], torch.inf) for m in met])
+
+
+@pytest.mark.parametrize("shape", miniworld.SHAPES)
+def test_outlines_depth_and_shadow_are_those_of_the_solid(shape):
+    """By marching through the solid, along each pixel's ray and from the ground to the sun."""
+    picture, depth = raycast.render(alone(shape), supersample=1)
+    empty, bare = raycast.render(alone(None), supersample=1)
+    way, eye = pixels().reshape(-1, 3), torch.tensor(raycast.EYE).expand(4096, 3)
+    want, far, ground = march(shape, eye, way, 9.0), depth.flatten(), bare.flatten()
+    seen = far != ground
+    assert seen.sum() > 200 and (seen != want.isfinite()).sum() < 0.03 * seen.sum()
+    both = seen & want.isfinite()
+    assert (far - want)[both].abs().quantile(0.99) < 0.02
+    floor = ~seen & (ground < 12)  # not the sky
+    start = eye[floor] + way[floor] * ground[floor, None]
+    torch.testing.assert_close(start[:, 1], torch.zeros(len(start)), atol=1e-4, rtol=0)
+    tall, turn = miniworld.LIGHTS["sunset"][4], 0.3
+    sun = [math.cos(tall) * math.cos(turn), math.sin(tall), -math.cos(tall) * math.sin(turn)]
+    hidden = march(shape, start, torch.tensor(sun).expand(len(start), 3), 4.0).isfinite()
+    dark = (empty - picture)[0].mean(0).flatten()[floor] > 1e-3
+    assert hidden.sum() > 50 and (dark != hidden).sum() < 0.1 * hidden.sum()
+
+
+@pytest.mark.parametrize("shape", miniworld.SHAPES)
+def test_normals_point_straight_out(shape):
+    g = torch.Generator().manual_seed(0)
+    p = (torch.rand(4000, 3, generator=g) * 2.4 - torch.tensor([1.2, 0.0, 1.2])).requires_grad_()
+    (slope,) = torch.autograd.grad(outside(shape, p).sum(), p)
+    with torch.no_grad():
+        for _ in range(8):  # onto the surface, along the slope
+            p -= (outside(shape, p) / slope.square().sum(1))[:, None] * slope
+    q = p.detach().requires_grad_()
+    (out,) = torch.autograd.grad(outside(shape, q).sum(), q)
+    near = (outside(shape, q).abs() < 1e-4) & (q[:, 1] > 0.05)
+    found = raycast._normal(shape, q.detach().T).T
+    same = torch.nn.functional.cosine_similarity(found, out)[near]
+    assert near.sum() > 1000 and (same > 0.999).float().mean() > 0.98
+
+
+def test_a_quarter_turn_of_a_cube_is_the_same_cube():
+    turned = [
+        raycast.render(alone("cube", yaw=torch.full((1, 3), y))) for y in (0.5, 0.5 + math.pi / 2)
+    ]
+    torch.testing.assert_close(turned[0], turned[1], atol=2e-2, rtol=0)
+
+
+def test_stripes_lie_flat_and_checks_change_along_each_axis():
+    g = torch.Generator().manual_seed(0)
+    p = torch.rand(3, 500, generator=g) * 2 - 1
+    kind = lambda name: torch.full((500,), miniworld.TEXTURES.index(name))  # noqa: E731
+    assert raycast._texture(kind("plain"), p).eq(1).all()
+    band = (p[1] / (math.pi / 10)).floor().long()
+    assert torch.equal(raycast._texture(kind("striped"), p), (band % 2 == 0).float())
+    checks = raycast._texture(kind("checkered"), p)
+    assert 0.3 < checks.mean() < 0.7
+    for axis in range(3):
+        step = torch.zeros(3, 1).index_fill(0, torch.tensor(axis), math.pi / 5.2)
+        assert torch.equal(raycast._texture(kind("checkered"), p + step), 1 - checks)
+
+
 @pytest.mark.parametrize("objects", [1, 2, 3])
 def test_captions_name_the_objects_from_left_to_right(objects):
     scenes = miniworld.sample(200, seed=3, objects=objects)
