@@ -6,6 +6,7 @@ TinySD, N2 and N4 stand beside diffusers' own network of their weights, SD 1.5 b
 from __future__ import annotations
 
 import copy
+import inspect
 import json
 
 import pytest
@@ -17,6 +18,9 @@ from diffusers import (
     DiffusionPipeline,
     StableDiffusionAdapterPipeline,
     StableDiffusionControlNetPipeline,
+    StableDiffusionImg2ImgPipeline,
+    StableDiffusionInpaintPipeline,
+    StableDiffusionPAGPipeline,
     T2IAdapter,
     UNet2DConditionModel,
 )
@@ -474,6 +478,37 @@ def test_a_pipeline_that_holds_a_student_is_saved_and_loaded(teacher, tmp_path):
     pipe.save_pretrained(tmp_path / "half", variant="fp16")
     half = DiffusionPipeline.from_pretrained(tmp_path / "half", variant="fp16", dtype=torch.float16)
     assert half.unet.dtype == torch.float16
+
+
+@pytest.mark.parametrize("kind", [
+    StableDiffusionImg2ImgPipeline, StableDiffusionInpaintPipeline, StableDiffusionPAGPipeline,
+    StableDiffusionControlNetPipeline, StableDiffusionAdapterPipeline, "own",
+], ids=str)  # fmt: skip
+def test_another_part_leaves_the_pipeline_what_it_is(teacher, kind):
+    kind = type("Own", (StableDiffusionImg2ImgPipeline,), {}) if kind == "own" else kind
+    names = inspect.signature(kind.__init__).parameters
+    parts = {k: v for k, v in whole(teacher).components.items() if k in names}
+    parts |= {"controlnet": ControlNetModel.from_unet(teacher)} if "controlnet" in names else {}
+    parts |= {"adapter": T2IAdapter(3, (8, 16), 1, 8)} if "adapter" in names else {}
+    how = dict(pag_applied_layers=["down", "mid"]) if "pag_applied_layers" in names else {}
+    pipe = kind(**parts, requires_safety_checker=False, **how)
+    student = surgery.student(NANOSD["N2"], teacher).half()
+    other = pipeline.with_parts(pipe, unet=student)
+    assert type(other) is kind and other.unet is student and student.dtype == torch.float16
+    assert pipe.unet is teacher and teacher.dtype == torch.float32
+    assert all(v is other.components[k] for k, v in pipe.components.items() if k != "unet")
+    kept = [vars(p) | dict(p.config) | {"unet": 0} for p in (pipe, other)]
+    settings = [{k: v for k, v in p.items() if k in names} for p in kept]
+    assert settings[0] == settings[1] and ("pag_applied_layers" in settings[0]) == bool(how)
+
+
+def test_img2img_around_a_student_draws(teacher):
+    parts = whole(teacher).components
+    pipe = StableDiffusionImg2ImgPipeline(**parts, requires_safety_checker=False)
+    other = pipeline.with_parts(pipe, unet=surgery.student(NANOSD["N6"], teacher))
+    how = dict(prompt="a red cube", num_inference_steps=2, output_type="pt", strength=0.5)
+    made = other(**how, image=random((1, 3, 64, 64)).sigmoid()).images
+    assert made.shape == (1, 3, 64, 64) and made.isfinite().all()
 
 
 @pytest.mark.parametrize("gone", [("E2",), ("M",), ("D4", "E1"), ("E4", "M", "D1"), ("D2", "E3")])
