@@ -82,6 +82,22 @@ def test_it_encodes_and_decodes_like_autoencoderkl(teacher, student):
     assert student.config.scaling_factor == teacher.config.scaling_factor
 
 
+@pytest.mark.parametrize("size", [(113, 64), (64, 113), (9, 15), (33, 30), (35, 39), (4, 7)])
+def test_latents_of_odd_sizes_are_the_teachers(teacher, student, size):
+    x = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    ours, theirs = (net.encode(x).latent_dist.mean for net in (student, teacher))
+    assert ours.shape == theirs.shape == (1, 4, size[0] // 4, size[1] // 4)
+    assert student.decode(ours).sample.shape == teacher.decode(theirs).sample.shape
+
+
+def test_even_sizes_are_halved_as_by_a_plain_convolution():
+    halve, x = vae.Halving(8), torch.randn(2, 8, 6, 10, generator=torch.Generator().manual_seed(0))
+    plain = torch.nn.Conv2d(8, 8, 3, stride=2, padding=1)
+    plain.load_state_dict(halve.state_dict())
+    assert torch.equal(halve(x), plain(x))
+    assert torch.equal(halve(torch.nn.functional.pad(x, (0, 1, 0, 1))), plain(x))  # cut again
+
+
 def test_slicing_and_tiling(student):
     sizes = []
     student.encoder.register_forward_pre_hook(lambda _, x: sizes.append(tuple(x[0].shape)))

@@ -41,8 +41,21 @@ LAYOUTS = {
 }
 
 
-def _conv(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
-    return nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1)
+def _conv(inputs: int, outputs: int) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, 3, padding=1)
+
+
+class Halving(nn.Conv2d):
+    """(N, width, h, w) -> (N, width, h // 2, w // 2): of odd sizes the last row or column is left
+    out, so that latents have the size of AutoencoderKL's, which pads on the other side.
+    """
+
+    def __init__(self, width: int):
+        super().__init__(width, width, 3, stride=2, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h, w = x.shape[-2:]
+        return super().forward(x[..., : h - h % 2, : w - w % 2] if h % 2 or w % 2 else x)
 
 
 class Block(nn.Module):
@@ -63,7 +76,7 @@ class Block(nn.Module):
 def _encoder(inputs: int, outputs: int, width: int, groups: int, blocks: tuple[int, ...]):
     layers: list[nn.Module] = [_conv(inputs, width)]
     for i, n in enumerate(blocks):
-        layers += [_conv(width, width, stride=2)] if i else []
+        layers += [Halving(width)] if i else []
         layers += [Block(width, groups) for _ in range(n)]
     return nn.Sequential(*layers, _conv(width, outputs))
 
