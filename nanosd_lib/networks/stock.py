@@ -111,6 +111,12 @@ def described(a: Arch, removed: tuple[str, ...], loader: str) -> dict:
     )
 
 
+def described_vae(levels: int, loader: str) -> dict:
+    """The same of a slim VAE, which no class of diffusers can build."""
+    no = (f"a stock block for this VAE (load it with {loader})",) * levels
+    return dict(down_block_types=no, up_block_types=no)
+
+
 def _kind(code: str, way: str) -> str:
     return f"CrossAttn{way}Block2D" if "A" in code else f"{way}Block2D"
 
@@ -155,8 +161,8 @@ def _stock_index(a: Arch) -> list[int]:
     return index[:-1]  # the deepest stage is not downsampled
 
 
-class Calls(_Student):
-    """What a student does besides `UNet2DConditionModel` when it is called and when it is saved."""
+class Saved(_Student):
+    """What a network of ours does besides diffusers' own when it is saved and loaded."""
 
     @property
     def class_name(self) -> str:
@@ -167,6 +173,20 @@ class Calls(_Student):
         """The configuration, which names this class in full for those who load it elsewhere."""
         config = json.loads(super().to_json_string()) | {"_class_name": self.class_name}
         return json.dumps(config, indent=2, sort_keys=True) + "\n"
+
+    @classmethod
+    def extract_init_dict(cls, config_dict: dict, **kwargs):
+        """Ignore, without a warning, the stock model's settings that a saved configuration also
+        holds.
+        """
+        own = cls._get_init_keys(cls)
+        return super().extract_init_dict(
+            {k: v for k, v in config_dict.items() if k in own or k[0] == "_"}, **kwargs
+        )
+
+
+class Calls(Saved):
+    """What a student does besides `UNet2DConditionModel` when it is called and when it is saved."""
 
     @wraps(UNet2DConditionModel.forward)
     def forward(self, *args, **kwargs):

@@ -147,16 +147,6 @@ class NanoUNet(TeacherAdapters, stock.Calls, UNet2DConditionModel):
                 if hasattr(m, "reset_parameters") and device.type != "meta":
                     m.reset_parameters()
 
-    @classmethod
-    def extract_init_dict(cls, config_dict: dict, **kwargs):
-        """Ignore, without a warning, the stock model's settings that a saved configuration also
-        holds.
-        """
-        own = cls._get_init_keys(cls)
-        return super().extract_init_dict(
-            {k: v for k, v in config_dict.items() if k in own or k[0] == "_"}, **kwargs
-        )
-
     @property
     def arch(self) -> Arch:
         return Arch.parse(self.config.arch)
@@ -242,7 +232,7 @@ def student(arch: Arch | str, teacher: UNet2DConditionModel) -> NanoUNet:
     p = next(teacher.parameters())
     with torch.device(p.device):
         net = NanoUNet(arch=str(a), **settings(teacher))
-    net = net.to(p.dtype)  # made in torch's default dtype
+    net = net.to(p)  # made in torch's default dtype; by a dtype, diffusers would warn
     if p.device.type != "meta":
         inherit(net, teacher, a.deep)
     return net.eval()

@@ -18,7 +18,7 @@ from diffusers import AutoencoderKL, AutoencoderTiny, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
-from nanosd_lib.networks import precision
+from nanosd_lib.networks import precision, stock
 
 Autoencoder: TypeAlias = AutoencoderKL | AutoencoderTiny
 __all__ = ["Block", "Layout", "ModelMixin", "SlimVAE"]  # pipelines look for ModelMixin beside it
@@ -89,7 +89,7 @@ def _decoder(inputs: int, outputs: int, width: int, groups: int, blocks: tuple[i
     return nn.Sequential(*layers, _conv(width, outputs))
 
 
-class SlimVAE(AutoencoderKL):
+class SlimVAE(stock.Saved, AutoencoderKL):
     """The student: `encode(x).latent_dist`, `decode(z).sample`, slicing, tiling, saving and loading
     are AutoencoderKL's own; encoder and decoder are these.
 
@@ -127,6 +127,7 @@ class SlimVAE(AutoencoderKL):
                 f"encoder_blocks = {encoder_blocks}, decoder_blocks = {decoder_blocks}:"
                 f" {levels} resolutions are wanted, as in block_out_channels"
             )
+        self.register_to_config(**stock.described_vae(levels, self.class_name))
         z = latent_channels
         self.encoder = _encoder(in_channels, 2 * z, width, norm_num_groups, encoder_blocks)
         self.decoder = _decoder(z, out_channels, width, norm_num_groups, decoder_blocks)
