@@ -21,8 +21,10 @@ from diffusers import (
     StableDiffusionImg2ImgPipeline,
     StableDiffusionInpaintPipeline,
     StableDiffusionPAGPipeline,
+    StableDiffusionSAGPipeline,
     T2IAdapter,
     UNet2DConditionModel,
+    UNetMotionModel,
 )
 from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 from diffusers.training_utils import EMAModel
@@ -234,6 +236,48 @@ def test_pipelines_of_controlnets_and_adapters(teacher):
     assert pipe(**how).images.shape == (1, 64, 64, 3)
 
 
+def test_what_an_adapter_has_for_e4_is_unused_in_pictures_of_any_size(teacher):
+    """In the smallest ones it has the size of what E3 gave."""
+    net = surgery.student(NANOSD["N2"], teacher)
+    theirs, x = stock(NANOSD["N2"], teacher, net), inputs(NARROW, 2, 4, 4)
+    sizes = (8, 2), (16, 2), (32, 1), (32, 1)
+    given = [random((2, c, s, s), c) for c, s in sizes]
+    with torch.no_grad():
+        one, two = (
+            n(**x, down_intrablock_additional_residuals=[r.clone() for r in given]).sample
+            for n in (net, theirs)
+        )
+    torch.testing.assert_close(one, two, rtol=0, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:.*:FutureWarning")
+@pytest.mark.parametrize("model", ["SD1.5", "ablation", "N2", "N6", "without M"])
+def test_self_attention_guidance_works_or_says_why_not(teacher, model):
+    if model == "without M":
+        net = surgery.without(surgery.student(NANOSD["SD1.5"], teacher), "M")
+    else:
+        net = surgery.student(NANOSD.get(model, ABLATION), teacher)
+    pipe = StableDiffusionSAGPipeline(**whole(net).components, requires_safety_checker=False)
+    how = dict(num_inference_steps=1, height=64, width=64, output_type="pt", sag_scale=0.7)
+    if model in ("SD1.5", "ablation"):
+        assert pipe("a red cube", **how).images.isfinite().all()
+        return
+    with pytest.raises(ValueError, match="this student has no mid block") as err:
+        pipe("a red cube", **how)
+    assert "\n" not in str(err.value)
+
+
+@pytest.mark.parametrize("model", ["ablation", "N2", "N6", "without M"])
+def test_a_motion_network_of_another_student_is_refused_in_one_line(teacher, model):
+    whole = surgery.student(NANOSD["SD1.5"], teacher)
+    assert type(UNetMotionModel.from_unet2d(whole)) is UNetMotionModel
+    net = surgery.student(NANOSD.get(model, ABLATION), teacher)
+    net = surgery.without(whole, "M") if model == "without M" else net
+    with pytest.raises(ValueError, match="a stock block for this student") as err:
+        UNetMotionModel.from_unet2d(net)
+    assert "\n" not in str(err.value)
+
+
 def test_another_controlnet_of_a_student_is_refused_in_one_line(teacher):
     uneven = Arch.parse("RARA RA R R | RAR | RRR RARARA RARARA RARARA")
     nets = [surgery.student(a, teacher) for a in (NANOSD["N6"], "RARA RA R | R R R", uneven)]
@@ -319,7 +363,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(teacher, model):
     net.enable_gradient_checkpointing()
     saved = gradients(net)
     assert all(torch.equal(plain[k], saved[k]) for k in plain)
-    kept = net.mid_block is not None  # diffusers keeps what the mid block's first one gave
+    kept = net.arch.deep  # diffusers keeps what the mid block's first one gave
     assert len(calls) == 2 * len(set(calls)) - kept, "the ResNet blocks are computed again"
     net.disable_gradient_checkpointing()
     calls.clear()

@@ -89,6 +89,15 @@ def refuse_unusual(config: dict, own: set[str]) -> None:
 
 
 # ------------------------------------------------------------------------------------ configuration
+class Marker(str):
+    """A block type that no class of diffusers builds: it says what to do instead, also to
+    `UNetMotionModel.from_unet2d`, which only asks whether "CrossAttn" is in it.
+    """
+
+    def __contains__(self, part: object) -> bool:
+        raise ValueError(f"unknown block type: {self}")
+
+
 def described(a: Arch, removed: tuple[str, ...], loader: str) -> dict:
     """The entries of a student's configuration that diffusers' own classes read: true wherever they
     can build the network, and otherwise a block type that says what to do instead.
@@ -96,7 +105,7 @@ def described(a: Arch, removed: tuple[str, ...], loader: str) -> dict:
     diffusers repeats an unknown block type in its error, so this is what the reader sees.
     """
     do = f"load it with {loader}; make a ControlNet of its teacher"
-    no = f"a stock block for this student ({do})"
+    no = Marker(f"a stock block for this student ({do})")
     down = [code for s, code in a.stages.items() if s[0] == "E"]
     up = [code for s, code in a.stages.items() if s[0] == "D"]
     layers = [code.count("R") for code in down]
@@ -194,6 +203,10 @@ class Calls(Saved):
         if len(args) > 8:  # residuals given by place
             names = list(inspect.signature(UNet2DConditionModel.forward).parameters)[1:]
             args, kwargs = (), dict(zip(names, args, strict=False)) | kwargs
+        adapter = down if kwargs.get(middle) is None else "down_intrablock_additional_residuals"
+        for key in {adapter, "down_intrablock_additional_residuals"}:
+            if kwargs.get(key) is not None:  # E4's has no place where its stage is gone
+                kwargs[key] = list(kwargs[key])[: len(self.down_blocks)]
         if kwargs.get(down) is not None and kwargs.get(middle) is not None:
             residuals = fitted(self.arch, kwargs[down], kwargs[middle])
             kwargs |= dict(zip((down, middle), residuals, strict=True))
