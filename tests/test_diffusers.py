@@ -6,6 +6,7 @@ TinySD, N2 and N4 stand beside diffusers' own network of their weights, SD 1.5 b
 from __future__ import annotations
 
 import copy
+import inspect
 import json
 
 import pytest
@@ -17,8 +18,13 @@ from diffusers import (
     DiffusionPipeline,
     StableDiffusionAdapterPipeline,
     StableDiffusionControlNetPipeline,
+    StableDiffusionImg2ImgPipeline,
+    StableDiffusionInpaintPipeline,
+    StableDiffusionPAGPipeline,
+    StableDiffusionSAGPipeline,
     T2IAdapter,
     UNet2DConditionModel,
+    UNetMotionModel,
 )
 from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 from diffusers.training_utils import EMAModel
@@ -230,6 +236,48 @@ def test_pipelines_of_controlnets_and_adapters(teacher):
     assert pipe(**how).images.shape == (1, 64, 64, 3)
 
 
+def test_what_an_adapter_has_for_e4_is_unused_in_pictures_of_any_size(teacher):
+    """In the smallest ones it has the size of what E3 gave."""
+    net = surgery.student(NANOSD["N2"], teacher)
+    theirs, x = stock(NANOSD["N2"], teacher, net), inputs(NARROW, 2, 4, 4)
+    sizes = (8, 2), (16, 2), (32, 1), (32, 1)
+    given = [random((2, c, s, s), c) for c, s in sizes]
+    with torch.no_grad():
+        one, two = (
+            n(**x, down_intrablock_additional_residuals=[r.clone() for r in given]).sample
+            for n in (net, theirs)
+        )
+    torch.testing.assert_close(one, two, rtol=0, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:.*:FutureWarning")
+@pytest.mark.parametrize("model", ["SD1.5", "ablation", "N2", "N6", "without M"])
+def test_self_attention_guidance_works_or_says_why_not(teacher, model):
+    if model == "without M":
+        net = surgery.without(surgery.student(NANOSD["SD1.5"], teacher), "M")
+    else:
+        net = surgery.student(NANOSD.get(model, ABLATION), teacher)
+    pipe = StableDiffusionSAGPipeline(**whole(net).components, requires_safety_checker=False)
+    how = dict(num_inference_steps=1, height=64, width=64, output_type="pt", sag_scale=0.7)
+    if model in ("SD1.5", "ablation"):
+        assert pipe("a red cube", **how).images.isfinite().all()
+        return
+    with pytest.raises(ValueError, match="this student has no mid block") as err:
+        pipe("a red cube", **how)
+    assert "\n" not in str(err.value)
+
+
+@pytest.mark.parametrize("model", ["ablation", "N2", "N6", "without M"])
+def test_a_motion_network_of_another_student_is_refused_in_one_line(teacher, model):
+    whole = surgery.student(NANOSD["SD1.5"], teacher)
+    assert type(UNetMotionModel.from_unet2d(whole)) is UNetMotionModel
+    net = surgery.student(NANOSD.get(model, ABLATION), teacher)
+    net = surgery.without(whole, "M") if model == "without M" else net
+    with pytest.raises(ValueError, match="a stock block for this student") as err:
+        UNetMotionModel.from_unet2d(net)
+    assert "\n" not in str(err.value)
+
+
 def test_another_controlnet_of_a_student_is_refused_in_one_line(teacher):
     uneven = Arch.parse("RARA RA R R | RAR | RRR RARARA RARARA RARARA")
     nets = [surgery.student(a, teacher) for a in (NANOSD["N6"], "RARA RA R | R R R", uneven)]
@@ -315,7 +363,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(teacher, model):
     net.enable_gradient_checkpointing()
     saved = gradients(net)
     assert all(torch.equal(plain[k], saved[k]) for k in plain)
-    kept = net.mid_block is not None  # diffusers keeps what the mid block's first one gave
+    kept = net.arch.deep  # diffusers keeps what the mid block's first one gave
     assert len(calls) == 2 * len(set(calls)) - kept, "the ResNet blocks are computed again"
     net.disable_gradient_checkpointing()
     calls.clear()
@@ -474,6 +522,37 @@ def test_a_pipeline_that_holds_a_student_is_saved_and_loaded(teacher, tmp_path):
     pipe.save_pretrained(tmp_path / "half", variant="fp16")
     half = DiffusionPipeline.from_pretrained(tmp_path / "half", variant="fp16", dtype=torch.float16)
     assert half.unet.dtype == torch.float16
+
+
+@pytest.mark.parametrize("kind", [
+    StableDiffusionImg2ImgPipeline, StableDiffusionInpaintPipeline, StableDiffusionPAGPipeline,
+    StableDiffusionControlNetPipeline, StableDiffusionAdapterPipeline, "own",
+], ids=str)  # fmt: skip
+def test_another_part_leaves_the_pipeline_what_it_is(teacher, kind):
+    kind = type("Own", (StableDiffusionImg2ImgPipeline,), {}) if kind == "own" else kind
+    names = inspect.signature(kind.__init__).parameters
+    parts = {k: v for k, v in whole(teacher).components.items() if k in names}
+    parts |= {"controlnet": ControlNetModel.from_unet(teacher)} if "controlnet" in names else {}
+    parts |= {"adapter": T2IAdapter(3, (8, 16), 1, 8)} if "adapter" in names else {}
+    how = dict(pag_applied_layers=["down", "mid"]) if "pag_applied_layers" in names else {}
+    pipe = kind(**parts, requires_safety_checker=False, **how)
+    student = surgery.student(NANOSD["N2"], teacher).half()
+    other = pipeline.with_parts(pipe, unet=student)
+    assert type(other) is kind and other.unet is student and student.dtype == torch.float16
+    assert pipe.unet is teacher and teacher.dtype == torch.float32
+    assert all(v is other.components[k] for k, v in pipe.components.items() if k != "unet")
+    kept = [vars(p) | dict(p.config) | {"unet": 0} for p in (pipe, other)]
+    settings = [{k: v for k, v in p.items() if k in names} for p in kept]
+    assert settings[0] == settings[1] and ("pag_applied_layers" in settings[0]) == bool(how)
+
+
+def test_img2img_around_a_student_draws(teacher):
+    parts = whole(teacher).components
+    pipe = StableDiffusionImg2ImgPipeline(**parts, requires_safety_checker=False)
+    other = pipeline.with_parts(pipe, unet=surgery.student(NANOSD["N6"], teacher))
+    how = dict(prompt="a red cube", num_inference_steps=2, output_type="pt", strength=0.5)
+    made = other(**how, image=random((1, 3, 64, 64)).sigmoid()).images
+    assert made.shape == (1, 3, 64, 64) and made.isfinite().all()
 
 
 @pytest.mark.parametrize("gone", [("E2",), ("M",), ("D4", "E1"), ("E4", "M", "D1"), ("D2", "E3")])

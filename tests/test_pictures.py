@@ -13,9 +13,9 @@ import zlib
 import numpy as np
 import pytest
 import tifffile
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, PngImagePlugin
 
-from nanosd_lib.data import pictures
+from nanosd_lib.data import levels, pictures
 
 RAMP = np.arange(65536, dtype=np.uint16).reshape(256, 256)  # row y reads as y, all the way along
 LEVELS = np.repeat(np.arange(256, dtype=np.uint8)[:, None], 256, 1)
@@ -428,6 +428,57 @@ def test_cut_off_files(file, name):
         refused(file(name, whole[: int(share * len(whole))]), "export it")
 
 
+@pytest.mark.parametrize(
+    "kind, texts, megabytes",
+    [(k, 1, 3) for k in ("tEXt", "zTXt", "iTXt", "iTXt, packed")]
+    + [("zTXt", 70, 1), ("zTXt", 2, 40), ("iTXt, packed", 70, 1)],
+)
+def test_a_png_with_long_texts_is_no_damaged_one(file, kind, texts, megabytes):
+    before = PngImagePlugin.MAX_TEXT_CHUNK, PngImagePlugin.MAX_TEXT_MEMORY
+    packed = kind in ("zTXt", "iTXt, packed")
+    info = PngImagePlugin.PngInfo()
+    for _ in range(texts):
+        write = info.add_itxt if kind.startswith("iTXt") else info.add_text
+        write("workflow", "x" * (megabytes * 2**20), zip=packed)
+    assert (grey(pictures.read(file("a.png", Image.fromarray(SMALL), pnginfo=info))) == SMALL).all()
+    assert before == (PngImagePlugin.MAX_TEXT_CHUNK, PngImagePlugin.MAX_TEXT_MEMORY)
+
+
+def test_a_bomb_of_text_is_said(file, monkeypatch):
+    info = PngImagePlugin.PngInfo()
+    info.add_text("workflow", "x" * 2000, zip=True)
+    path = file("a.png", Image.fromarray(SMALL), pnginfo=info)
+    monkeypatch.setattr(pictures, "TEXT", 1000)
+    refused(path, "holds more than 1,000 bytes of text: save it without its metadata")
+
+
+def test_a_large_colour_profile_is_used(file):
+    icc = swapped_profile()
+    long = struct.pack(">I", len(icc) + 3 * 2**20) + icc[4:] + bytes(3 * 2**20)
+    path = file("a.png", flat("RGB", RED), icc_profile=long)
+    assert np.abs(pictures.read(path).astype(int) - GREEN).max() <= 3
+
+
+@pytest.mark.parametrize("packed", [5, 34887, 34712])  # LZW, LERC, JPEG 2000
+def test_a_package_that_is_not_here_is_named(file, packed):
+    path = file("a.tif", np.zeros((4, 5, 3), np.float32), photometric="rgb")
+    with tifffile.TiffFile(path, mode="r+b") as tiff:
+        tiff.pages[0].tags[pictures.COMPRESSION].overwrite(packed)
+    refused(
+        path, "only the package imagecodecs reads", "pip install imagecodecs", "without compression"
+    )
+
+
+def test_a_picture_larger_than_the_memory_is_not_damaged(file, monkeypatch):
+    path = file("a.png", Image.fromarray(SMALL))
+
+    def full(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(pictures, "_split", full)
+    refused(path, "too large for the memory")
+
+
 def test_what_is_no_picture(file, tmp_path):
     refused(file("a.png", b"not a picture"), "begins (b'not a pictur')", "export it as PNG")
     refused(tmp_path, "is a folder: name a file in it")
@@ -519,9 +570,9 @@ def test_an_array_that_is_no_picture(tmp_path, what, words):
 
 
 def test_eight_bits_of_arrays():
-    assert pictures.eight_bits(np.array([True, False])).tolist() == [255, 0]
-    assert pictures.eight_bits(LEVELS).tolist() == LEVELS.tolist()
-    assert pictures.eight_bits(np.array([-0.001, 1.001])).tolist() == [0, 255]
+    assert levels.eight_bits(np.array([True, False])).tolist() == [255, 0]
+    assert levels.eight_bits(LEVELS).tolist() == LEVELS.tolist()
+    assert levels.eight_bits(np.array([-0.001, 1.001])).tolist() == [0, 255]
 
 
 def test_the_module_needs_no_torch():

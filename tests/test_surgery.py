@@ -269,7 +269,7 @@ def test_a_saved_student_comes_back_without_a_warning(narrow, tmp_path, caplog, 
     again = surgery.NanoUNet.from_pretrained(tmp_path).eval()
     assert again.arch == net.arch and difference(net, again, x) == 0
     assert caplog.text == ""
-    monkeypatch.delattr(surgery.NanoUNet, "extract_init_dict")  # and the warning would be seen
+    monkeypatch.delattr(surgery.stock.Saved, "extract_init_dict")  # and the warning would be seen
     surgery.NanoUNet.from_pretrained(tmp_path)
     assert "not expected" in caplog.text
 

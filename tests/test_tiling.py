@@ -226,6 +226,33 @@ def test_what_cannot_be_tiled_is_refused(change, message):
     assert "\n" not in str(err.value)
 
 
+NUMBERS = dict(width=50, height=40, tile=16, overlap=4, scale=2)
+
+
+@pytest.mark.parametrize("kind", [float, np.int64, np.uint8, np.float32])
+@pytest.mark.parametrize("name", NUMBERS)
+def test_whole_numbers_of_any_type_are_taken_as_what_they_are(name, kind):
+    grid, plain = Grid(**NUMBERS | {name: kind(NUMBERS[name])}), Grid(**NUMBERS)
+    assert grid == plain and type(getattr(grid, name)) is int
+    assert (grid.xs, grid.ys, grid.output) == (plain.xs, plain.ys, plain.output)
+    x, enlarge = picture(40, 50), lambda t: t.repeat(2, axis=1).repeat(2, axis=2)
+    y = tiling.run(x, enlarge, grid, batch=kind(3), progress=False)
+    assert (y == tiling.run(x, enlarge, plain, batch=3, progress=False)).all()
+    assert all(type(p) is int for p in tiling.positions(*map(kind, (50, 16, 4))))
+
+
+@pytest.mark.parametrize(
+    "value", [2.5, "2", None, np.nan, np.inf, -np.inf, True, [2], np.array([2])]
+)
+@pytest.mark.parametrize("name", [*NUMBERS, "batch"])
+def test_what_is_no_whole_number_is_refused_in_one_line(name, value):
+    with pytest.raises(ValueError, match=f"tiling: {name} .* must be a whole number") as err:
+        given = NUMBERS | ({name: value} if name != "batch" else {})
+        batch = value if name == "batch" else 1
+        tiling.run(picture(40, 50), lambda t: t, Grid(**given), batch, progress=False)
+    assert "\n" not in str(err.value)
+
+
 def test_scale_is_checked():
     with pytest.raises(ValueError, match="scale 0 must be at least 1"):
         Grid(10, 10, 4, 1, scale=0)

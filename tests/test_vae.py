@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import logging
+
 import pytest
 import torch
-from diffusers import AutoencoderKL, StableDiffusionPipeline
+from diffusers import AutoencoderKL, AutoModel, StableDiffusionPipeline
 
 from nanosd_lib import paper
 from nanosd_lib.hardware import tile
@@ -88,6 +91,22 @@ def test_it_encodes_and_decodes_like_autoencoderkl(teacher, student):
     assert student.config.scaling_factor == teacher.config.scaling_factor
 
 
+@pytest.mark.parametrize("size", [(113, 64), (64, 113), (9, 15), (33, 30), (35, 39), (4, 7)])
+def test_latents_of_odd_sizes_are_the_teachers(teacher, student, size):
+    x = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    ours, theirs = (net.encode(x).latent_dist.mean for net in (student, teacher))
+    assert ours.shape == theirs.shape == (1, 4, size[0] // 4, size[1] // 4)
+    assert student.decode(ours).sample.shape == teacher.decode(theirs).sample.shape
+
+
+def test_even_sizes_are_halved_as_by_a_plain_convolution():
+    halve, x = vae.Halving(8), torch.randn(2, 8, 6, 10, generator=torch.Generator().manual_seed(0))
+    plain = torch.nn.Conv2d(8, 8, 3, stride=2, padding=1)
+    plain.load_state_dict(halve.state_dict())
+    assert torch.equal(halve(x), plain(x))
+    assert torch.equal(halve(torch.nn.functional.pad(x, (0, 1, 0, 1))), plain(x))  # cut again
+
+
 def test_slicing_and_tiling(student):
     sizes = []
     student.encoder.register_forward_pre_hook(lambda _, x: sizes.append(tuple(x[0].shape)))
@@ -120,6 +139,29 @@ def test_save_and_load(student, tmp_path):
     torch.testing.assert_close(again(x).sample, student(x).sample, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("how", [{}, {"low_cpu_mem_usage": False}], ids=["meta", "whole"])
+@pytest.mark.parametrize("loader", [AutoencoderKL, AutoModel])
+def test_other_loaders_say_which_class_loads_a_slim_vae(student, tmp_path, loader, how):
+    student.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"nanosd_lib\.networks\.vae\.SlimVAE") as err:
+        loader.from_pretrained(tmp_path, **how)
+    assert "\n" not in str(err.value)
+    with pytest.raises(ValueError, match="load it with nanosd_lib.networks.vae.SlimVAE"):
+        AutoencoderKL.from_config(student.config)  # the configuration alone says it
+
+
+def test_a_saved_slim_vae_comes_back_without_a_warning(student, tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("diffusers"), "propagate", True)
+    student.save_pretrained(tmp_path)
+    vae.SlimVAE.from_pretrained(tmp_path)
+    assert caplog.text == ""
+    config = json.loads((tmp_path / "config.json").read_text())
+    older = {k: v for k, v in config.items() if not k.endswith("block_types")}
+    (tmp_path / "config.json").write_text(json.dumps(older | {"_class_name": "SlimVAE"}))
+    again = vae.SlimVAE.from_pretrained(tmp_path)
+    assert torch.equal(again(pictures(1)).sample, student(pictures(1)).sample)
+
+
 def test_in_a_pipeline(tmp_path):
     torch.manual_seed(0)
     pipe = pipeline.load_teacher("data/sd-mini")
@@ -127,7 +169,10 @@ def test_in_a_pipeline(tmp_path):
     whole = pipeline.with_parts(pipe, vae=slim, unet=n6)
     whole.save_pretrained(tmp_path)
     again = StableDiffusionPipeline.from_pretrained(tmp_path)
-    assert isinstance(again.vae, vae.SlimVAE) and isinstance(again.unet, surgery.NanoUNet)
+    alone = AutoModel.from_pretrained(str(tmp_path), subfolder="vae")
+    assert type(alone) is type(again.vae) is vae.SlimVAE and isinstance(
+        again.unet, surgery.NanoUNet
+    )
     how = dict(num_inference_steps=1, output_type="np")
     made = [
         p("a", generator=torch.Generator().manual_seed(0), **how).images for p in (whole, again)
@@ -137,6 +182,8 @@ def test_in_a_pipeline(tmp_path):
 
 
 def test_what_it_refuses(teacher):
+    with pytest.raises(ValueError, match="does not support gradient checkpointing"):
+        vae.slim(teacher).enable_gradient_checkpointing()
     with pytest.raises(ValueError, match="one width is wanted"):
         vae.SlimVAE(block_out_channels=(64, 64, 64, 32))
     with pytest.raises(ValueError, match="3 resolutions are wanted"):

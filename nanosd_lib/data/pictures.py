@@ -24,17 +24,24 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageOps, PngImagePlugin, UnidentifiedImageError
+
+from nanosd_lib.data import levels
 
 ALPHA = ("blend", "keep", "refuse")
 TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 BITS, COMPRESSION, PHOTOMETRIC, ORIENTATION = 258, 259, 262, 274  # tags of TIFF
 PLANES, SAMPLE_FORMAT = 284, 339
 UNSIGNED, SIGNED = 1, 2  # values of SAMPLE_FORMAT
+TEXT = (
+    64 * 2**20
+)  # bytes of a text or a colour profile beside a PNG's pixels, four times that in all
 
 
 def read(path: str | Path, alpha: str = "blend", white: float | None = None) -> np.ndarray:
@@ -50,7 +57,8 @@ def read(path: str | Path, alpha: str = "blend", white: float | None = None) -> 
         raise ValueError(f"white {white} must be a positive number")
     file = _file(path)
     try:
-        colour, opacity, notes = _decoded(file, white)
+        with _long_texts():
+            colour, opacity, notes = _decoded(file, white)
     except Exception as error:  # decoders raise anything on damaged files
         raise ValueError(f"picture {path} {_why(file, error)}") from None
     for note in notes:
@@ -90,56 +98,6 @@ def mapped(path: str | Path) -> np.ndarray:
     return array
 
 
-# ------------------------------------------------------------------------------------------- values
-def eight_bits(values: np.ndarray, white: float | None = None) -> np.ndarray:
-    """Numbers of any type and shape as uint8: 0 is black, `white` (None: the type's) is 255.
-
-    Integers keep their upper eight bits; floats, and integers of fewer, are rounded. ValueError
-    for NaN and for values more than half a level outside 0 .. white.
-    """
-    if values.dtype.kind == "b":
-        return values.astype(np.uint8) * 255
-    whole = values.dtype.kind in "iu"
-    if white is None:
-        white = np.iinfo(values.dtype).max if whole else 1.0
-    low, high = float(values.min()), float(values.max())
-    slack = 0 if whole else white / 510
-    if not np.isfinite([low, high]).all():  # the least of some numbers and a NaN is NaN
-        raise ValueError(f"holds values from {low:g} to {high:g}: mend NaN and infinite ones first")
-    if low < -slack or high > white + slack:
-        raise ValueError(
-            f"holds values from {low:g} to {high:g} and 0 to {white:g} is wanted:"
-            " rescale them, or say which value is white with white=..."
-        )
-    shift = int(white).bit_length() - 8
-    if whole and shift >= 0 and white + 1 == 256 << shift:
-        return (values >> shift).astype(np.uint8)
-    x, upper = values.astype(np.float64), whole and white >= 255
-    x = np.floor(x * 256 / (white + 1)) if upper else np.rint(x * 255 / white)
-    return x.clip(0, 255).astype(np.uint8)
-
-
-def _white(values: np.ndarray, bits: int) -> tuple[int, list[str]]:
-    """The value that is white in integers of so many bits, and what to say about it."""
-    full = (1 << (bits - (values.dtype.kind == "i"))) - 1
-    if bits < 32:
-        return full, []
-    white = next((w for w in (255, 65535) if values.max() <= w), full)
-    note = f"holds {bits}-bit integers up to {values.max()}: {white} is taken for white"
-    return white, [f"{note} (white=... says otherwise)"] if white < full else []
-
-
-def _deep(
-    values: np.ndarray, bits: int, inverted: bool, white: float | None
-) -> tuple[np.ndarray, list[str]]:
-    """`eight_bits` of a file's integers or floats; inverted: its 0 is white."""
-    notes: list[str] = []
-    if white is None and values.dtype.kind in "iu":
-        white, notes = _white(values, bits)
-    levels = eight_bits(values, white)
-    return 255 - levels if inverted else levels, notes
-
-
 # ---------------------------------------------------------------------------------------- decoding
 def _decoded(file: Path, white: float | None) -> tuple[np.ndarray, np.ndarray | None, list[str]]:
     """Colour (H, W, 3), opacity (H, W) or None, both uint8, and what to say about them."""
@@ -167,6 +125,17 @@ def _decoded(file: Path, white: float | None) -> tuple[np.ndarray, np.ndarray | 
         return rgb, opacity, notes + more + said
 
 
+@contextmanager
+def _long_texts() -> Iterator[None]:
+    """Pillow refuses a PNG with a text above 1 MB: image generators write longer ones."""
+    before = PngImagePlugin.MAX_TEXT_CHUNK, PngImagePlugin.MAX_TEXT_MEMORY
+    PngImagePlugin.MAX_TEXT_CHUNK, PngImagePlugin.MAX_TEXT_MEMORY = TEXT, 4 * TEXT
+    try:
+        yield
+    finally:
+        PngImagePlugin.MAX_TEXT_CHUNK, PngImagePlugin.MAX_TEXT_MEMORY = before
+
+
 def _frames(n: int) -> list[str]:
     return [f"holds {n} frames or pages: only the first is read"] if n > 1 else []
 
@@ -183,9 +152,9 @@ def _split(
     if mode[0] in "IF" or (mode == "L" and signed):
         values, bits = _values(image, kind, tags, signed)
         inverted = tags.get(PHOTOMETRIC) == 0 and mode != "L"
-        levels, notes = _deep(values, bits, inverted, white)
+        shown, notes = levels.deep(values, bits, inverted, white)
         opacity = None if key is None else _unlike(values[..., None], [key])
-        return Image.fromarray(levels), opacity, notes
+        return Image.fromarray(shown), opacity, notes
     if key is not None and mode in ("L", "RGB"):
         pixels = np.asarray(image)
         return image, _unlike(pixels.reshape(*pixels.shape[:2], -1), _key(key, coded)), []
@@ -274,14 +243,14 @@ def _unusual_tiff(
         if n == 0 or values.ndim != 3 or values.shape[2] < n:
             raise ValueError("TIFF: neither grey nor RGB")
         more, way = page.extrasamples, page.tags.get(ORIENTATION)
-        levels, said = _deep(values[..., :n], page.bitspersample, page.photometric == 0, white)
+        shown, said = levels.deep(values[..., :n], page.bitspersample, page.photometric == 0, white)
         opacity = None
         if more and int(more[0]) in (1, 2):  # premultiplied or not
-            opacity = _deep(values[..., n], page.bitspersample, False, white)[0]
+            opacity = levels.deep(values[..., n], page.bitspersample, False, white)[0]
             if int(more[0]) == 1:
                 share = np.maximum(opacity, 1)[..., None] / 255
-                levels = np.rint(levels / share).clip(0, 255).astype(np.uint8)
-        colour = Image.fromarray(levels[..., 0] if n == 1 else levels)
+                shown = np.rint(shown / share).clip(0, 255).astype(np.uint8)
+        colour = Image.fromarray(shown[..., 0] if n == 1 else shown)
         rgb, told = _srgb(colour, page.iccprofile)
         turn = way.value if way else 1
         opacity = None if opacity is None else _upright(opacity, turn)
@@ -331,6 +300,15 @@ def _why(file: Path, error: Exception) -> str:
         return f"{said}: fetch it again or export it as PNG"
     if str(error).startswith("holds values"):
         return str(error)
+    if isinstance(error, ModuleNotFoundError) or "imagecodecs" in str(error):
+        return (
+            f"is packed in a way that only the package imagecodecs reads ({_line(error)}):"
+            " install it (pip install imagecodecs), or save the picture without compression"
+        )
+    if "MAX_TEXT" in str(error):
+        return f"holds more than {TEXT:,} bytes of text: save it without its metadata"
+    if isinstance(error, MemoryError):
+        return "is too large for the memory that is free: cut it up, or keep it as rows in a .npy"
     said = f"cannot be read, it is damaged, cut off or of a rare kind ({_line(error)})"
     return f"{said}: fetch or export it anew"
 

@@ -266,6 +266,26 @@ def mid(widths: tuple[int, ...], config: dict) -> UNetMidBlock2DCrossAttn:
 
 
 # ------------------------------------------------------------------------------------------ removal
+class Nothing(tuple):
+    """The blocks of a mid block that is not there; one line for who asks for the first."""
+
+    def __getitem__(self, i):
+        raise ValueError(
+            "this student has no mid block, which self-attention guidance and others look into:"
+            ' take one that keeps M, such as surgery.student("RA RA R R | RAR | RR RARA RARA RARA",'
+            " teacher)"
+        )
+
+
+class NoMid(nn.Module):
+    """Where a student has no mid block: hands its input (N, C, H, W) on."""
+
+    attentions = resnets = Nothing()
+
+    def forward(self, x: Tensor, *args, **kwargs) -> Tensor:
+        return x
+
+
 def match_channels(x: Tensor, out: int) -> Tensor:
     """(N, C, H, W) -> (N, out, H, W) without parameters: neighbours averaged, or repeated."""
     n, c, h, w = x.shape

@@ -194,7 +194,7 @@ def transformers_of(student: UNet2DConditionModel) -> dict[str, list[int]]:
     """The transformer blocks of a student: "down_blocks.0" -> their numbers, "mid_block" -> [0]."""
     groups = {"down_blocks": student.down_blocks, "up_blocks": student.up_blocks}
     blocks = {f"{g}.{i}": b for g, group in groups.items() for i, b in enumerate(group)}
-    blocks |= {"mid_block": student.mid_block} if student.mid_block is not None else {}
+    blocks |= {"mid_block": student.mid_block} if student.mid_block.attentions else {}
     kept = {k: getattr(b, "attentions", None) or () for k, b in blocks.items()}
     return {k: [i for i, a in enumerate(v) if a is not None] for k, v in kept.items()}
 
@@ -217,7 +217,7 @@ def by_block(scales: dict, student: UNet2DConditionModel, default: float = 1.0) 
         if len(given) != len(numbers):
             raise ValueError(f"adapter weights: {name} has {len(numbers)} transformer blocks")
         out |= {f"{name}.attentions.{j}": w for j, w in zip(numbers, given, strict=True)}
-    _known(set(scales), known if student.mid_block is not None else known - {"mid"}, "this student")
+    _known(set(scales), known if student.mid_block.attentions else known - {"mid"}, "this student")
     return out
 
 

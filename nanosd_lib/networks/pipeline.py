@@ -4,11 +4,13 @@ pictures.
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
-from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
+from diffusers import DiffusionPipeline, DPMSolverMultistepScheduler, StableDiffusionPipeline
 from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
 from torch import Tensor, nn
@@ -16,6 +18,7 @@ from tqdm.auto import tqdm
 
 from nanosd_lib.paths import ROOT
 
+Pipeline = TypeVar("Pipeline", bound=DiffusionPipeline)
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 
 
@@ -93,9 +96,14 @@ def cached(name: str) -> bool:
         return False
 
 
-def with_parts(pipe: StableDiffusionPipeline, **parts: nn.Module) -> StableDiffusionPipeline:
-    """The same pipeline around another U-Net (unet=), another VAE (vae=); nothing is copied."""
-    other = StableDiffusionPipeline(**(pipe.components | parts), requires_safety_checker=False)
+def with_parts(pipe: Pipeline, **parts: Any) -> Pipeline:
+    """The same kind of pipeline, with the same settings, around another U-Net (unet=), another VAE
+    (vae=), or any other of its parts; nothing is copied.
+    """
+    own, kind = pipe.components, type(pipe)  # from_pipe would cast the parts to float32
+    asked = inspect.signature(kind.__init__).parameters.keys() - own.keys()
+    settings = {k: v for k, v in (vars(pipe) | dict(pipe.config)).items() if k in asked}
+    other = kind(**own | settings | parts)
     other.set_progress_bar_config(disable=True)
     return other
 

@@ -89,6 +89,15 @@ def refuse_unusual(config: dict, own: set[str]) -> None:
 
 
 # ------------------------------------------------------------------------------------ configuration
+class Marker(str):
+    """A block type that no class of diffusers builds: it says what to do instead, also to
+    `UNetMotionModel.from_unet2d`, which only asks whether "CrossAttn" is in it.
+    """
+
+    def __contains__(self, part: object) -> bool:
+        raise ValueError(f"unknown block type: {self}")
+
+
 def described(a: Arch, removed: tuple[str, ...], loader: str) -> dict:
     """The entries of a student's configuration that diffusers' own classes read: true wherever they
     can build the network, and otherwise a block type that says what to do instead.
@@ -96,7 +105,7 @@ def described(a: Arch, removed: tuple[str, ...], loader: str) -> dict:
     diffusers repeats an unknown block type in its error, so this is what the reader sees.
     """
     do = f"load it with {loader}; make a ControlNet of its teacher"
-    no = f"a stock block for this student ({do})"
+    no = Marker(f"a stock block for this student ({do})")
     down = [code for s, code in a.stages.items() if s[0] == "E"]
     up = [code for s, code in a.stages.items() if s[0] == "D"]
     layers = [code.count("R") for code in down]
@@ -109,6 +118,12 @@ def described(a: Arch, removed: tuple[str, ...], loader: str) -> dict:
         mid_block_type=mid if mid or same else no,
         layers_per_block=layers[0] if even else tuple(layers),
     )
+
+
+def described_vae(levels: int, loader: str) -> dict:
+    """The same of a slim VAE, which no class of diffusers can build."""
+    no = (f"a stock block for this VAE (load it with {loader})",) * levels
+    return dict(down_block_types=no, up_block_types=no)
 
 
 def _kind(code: str, way: str) -> str:
@@ -155,8 +170,8 @@ def _stock_index(a: Arch) -> list[int]:
     return index[:-1]  # the deepest stage is not downsampled
 
 
-class Calls(_Student):
-    """What a student does besides `UNet2DConditionModel` when it is called and when it is saved."""
+class Saved(_Student):
+    """What a network of ours does besides diffusers' own when it is saved and loaded."""
 
     @property
     def class_name(self) -> str:
@@ -168,12 +183,30 @@ class Calls(_Student):
         config = json.loads(super().to_json_string()) | {"_class_name": self.class_name}
         return json.dumps(config, indent=2, sort_keys=True) + "\n"
 
+    @classmethod
+    def extract_init_dict(cls, config_dict: dict, **kwargs):
+        """Ignore, without a warning, the stock model's settings that a saved configuration also
+        holds.
+        """
+        own = cls._get_init_keys(cls)
+        return super().extract_init_dict(
+            {k: v for k, v in config_dict.items() if k in own or k[0] == "_"}, **kwargs
+        )
+
+
+class Calls(Saved):
+    """What a student does besides `UNet2DConditionModel` when it is called and when it is saved."""
+
     @wraps(UNet2DConditionModel.forward)
     def forward(self, *args, **kwargs):
         down, middle = "down_block_additional_residuals", "mid_block_additional_residual"
         if len(args) > 8:  # residuals given by place
             names = list(inspect.signature(UNet2DConditionModel.forward).parameters)[1:]
             args, kwargs = (), dict(zip(names, args, strict=False)) | kwargs
+        adapter = down if kwargs.get(middle) is None else "down_intrablock_additional_residuals"
+        for key in {adapter, "down_intrablock_additional_residuals"}:
+            if kwargs.get(key) is not None:  # E4's has no place where its stage is gone
+                kwargs[key] = list(kwargs[key])[: len(self.down_blocks)]
         if kwargs.get(down) is not None and kwargs.get(middle) is not None:
             residuals = fitted(self.arch, kwargs[down], kwargs[middle])
             kwargs |= dict(zip((down, middle), residuals, strict=True))

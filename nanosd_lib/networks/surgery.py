@@ -36,6 +36,7 @@ from nanosd_lib.networks.blocks import (
     BLOCK,
     Bridge,
     DecoderStage,
+    NoMid,
     Stage,
     average_channels,
     decoder,
@@ -136,7 +137,7 @@ class NanoUNet(TeacherAdapters, stock.Calls, UNet2DConditionModel):
         self.up_blocks = nn.ModuleList(
             decoder(s, c, widths, config) for s, c in a.stages.items() if s[0] == "D"
         )
-        self.mid_block = mid(widths, config) if a.deep else None
+        self.mid_block = mid(widths, config) if a.deep else NoMid()
         for i, stage in enumerate(self.up_blocks):
             cast(DecoderStage, stage).resolution_idx = i
         for name in removed:
@@ -146,16 +147,6 @@ class NanoUNet(TeacherAdapters, stock.Calls, UNet2DConditionModel):
             for m in module.modules():
                 if hasattr(m, "reset_parameters") and device.type != "meta":
                     m.reset_parameters()
-
-    @classmethod
-    def extract_init_dict(cls, config_dict: dict, **kwargs):
-        """Ignore, without a warning, the stock model's settings that a saved configuration also
-        holds.
-        """
-        own = cls._get_init_keys(cls)
-        return super().extract_init_dict(
-            {k: v for k, v in config_dict.items() if k in own or k[0] == "_"}, **kwargs
-        )
 
     @property
     def arch(self) -> Arch:
@@ -167,9 +158,9 @@ class NanoUNet(TeacherAdapters, stock.Calls, UNet2DConditionModel):
         return getattr(self, group)[i - (group == "up_blocks" and not self.arch.deep)]
 
     def _bridge(self, name: str) -> None:
-        """Put a `Bridge` in the place of a stage, nothing in that of M."""
+        """Put a `Bridge` in the place of a stage, `NoMid` in that of M."""
         if name == "M":
-            self.mid_block = None
+            self.mid_block = NoMid()
             return
         group, gone = BLOCK[name][0], self.stage(name)
         blocks = [Bridge(block) if block is gone else block for block in getattr(self, group)]
@@ -242,7 +233,7 @@ def student(arch: Arch | str, teacher: UNet2DConditionModel) -> NanoUNet:
     p = next(teacher.parameters())
     with torch.device(p.device):
         net = NanoUNet(arch=str(a), **settings(teacher))
-    net = net.to(p.dtype)  # made in torch's default dtype
+    net = net.to(p)  # made in torch's default dtype; by a dtype, diffusers would warn
     if p.device.type != "meta":
         inherit(net, teacher, a.deep)
     return net.eval()

@@ -18,7 +18,7 @@ from diffusers import AutoencoderKL, AutoencoderTiny, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
-from nanosd_lib.networks import precision
+from nanosd_lib.networks import precision, stock
 
 Autoencoder: TypeAlias = AutoencoderKL | AutoencoderTiny
 __all__ = ["Block", "Layout", "ModelMixin", "SlimVAE"]  # pipelines look for ModelMixin beside it
@@ -41,8 +41,21 @@ LAYOUTS = {
 }
 
 
-def _conv(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
-    return nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1)
+def _conv(inputs: int, outputs: int) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, 3, padding=1)
+
+
+class Halving(nn.Conv2d):
+    """(N, width, h, w) -> (N, width, h // 2, w // 2): of odd sizes the last row or column is left
+    out, so that latents have the size of AutoencoderKL's, which pads on the other side.
+    """
+
+    def __init__(self, width: int):
+        super().__init__(width, width, 3, stride=2, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h, w = x.shape[-2:]
+        return super().forward(x[..., : h - h % 2, : w - w % 2] if h % 2 or w % 2 else x)
 
 
 class Block(nn.Module):
@@ -63,7 +76,7 @@ class Block(nn.Module):
 def _encoder(inputs: int, outputs: int, width: int, groups: int, blocks: tuple[int, ...]):
     layers: list[nn.Module] = [_conv(inputs, width)]
     for i, n in enumerate(blocks):
-        layers += [_conv(width, width, stride=2)] if i else []
+        layers += [Halving(width)] if i else []
         layers += [Block(width, groups) for _ in range(n)]
     return nn.Sequential(*layers, _conv(width, outputs))
 
@@ -76,7 +89,7 @@ def _decoder(inputs: int, outputs: int, width: int, groups: int, blocks: tuple[i
     return nn.Sequential(*layers, _conv(width, outputs))
 
 
-class SlimVAE(AutoencoderKL):
+class SlimVAE(stock.Saved, AutoencoderKL):
     """The student: `encode(x).latent_dist`, `decode(z).sample`, slicing, tiling, saving and loading
     are AutoencoderKL's own; encoder and decoder are these.
 
@@ -114,6 +127,7 @@ class SlimVAE(AutoencoderKL):
                 f"encoder_blocks = {encoder_blocks}, decoder_blocks = {decoder_blocks}:"
                 f" {levels} resolutions are wanted, as in block_out_channels"
             )
+        self.register_to_config(**stock.described_vae(levels, self.class_name))
         z = latent_channels
         self.encoder = _encoder(in_channels, 2 * z, width, norm_num_groups, encoder_blocks)
         self.decoder = _decoder(z, out_channels, width, norm_num_groups, decoder_blocks)

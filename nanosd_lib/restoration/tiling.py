@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from math import ceil
 from pathlib import Path
@@ -24,12 +24,27 @@ WINDOWS = ("gaussian", "linear", "none")  # "none" cuts hard: the later of two t
 TileFunction = Callable[[np.ndarray], np.ndarray]  # (N, t, t, C) -> (N, s t, s t, C')
 
 
+def whole(name: str, value: Any) -> int:
+    """A number of pixels, tiles or times as an int: 2, 2.0 and numpy's integers; ValueError, in one
+    line, for anything else.
+    """
+    number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(
+        value, bool
+    )
+    if not number or value != np.floor(value) or abs(value) == np.inf:
+        raise ValueError(f"tiling: {name} {value!r} must be a whole number")
+    return int(value)
+
+
 def positions(length: int, tile: int, overlap: int) -> list[int]:
     """Left edges of tiles that cover [0, length): stride tile - overlap, the last one pushed back
     to fit.
 
-    Raises ValueError where a tile is not larger than its overlap, or anything is not positive.
+    Raises ValueError where a tile is not larger than its overlap, or anything is not positive or
+    not whole.
     """
+    length, tile = whole("length", length), whole("tile", tile)
+    overlap = whole("overlap", overlap)
     if not 0 <= overlap < tile or length <= 0:
         raise ValueError(
             f"tiling: overlap {overlap} must lie in 0 .. tile - 1 (tile {tile})"
@@ -46,7 +61,8 @@ def positions(length: int, tile: int, overlap: int) -> list[int]:
 class Grid:
     """Square tiles over a width x height picture whose output is `scale` times as large (pixels).
 
-    Raises ValueError where a tile is not larger than its overlap, or anything is not positive.
+    Raises ValueError where a tile is not larger than its overlap, or anything is not positive or
+    not whole; 2.0 is taken as 2.
     """
 
     width: int
@@ -56,6 +72,8 @@ class Grid:
     scale: int = 1
 
     def __post_init__(self) -> None:
+        for field in fields(self):
+            object.__setattr__(self, field.name, whole(field.name, getattr(self, field.name)))
         if self.scale < 1:
             raise ValueError(f"tiling: scale {self.scale} must be at least 1")
         _ = self.xs, self.ys
@@ -147,6 +165,7 @@ def stream(
             f"tiling: the picture has shape {shape} and the grid wants"
             f" ({grid.height}, {grid.width}, channels)"
         )
+    batch = whole("batch", batch)
     if batch < 1:
         raise ValueError(f"tiling: batch {batch} must be at least 1")
     _refuse_own_input(source, emit)
@@ -244,7 +263,7 @@ def npy_writer(path: str | Path, grid: Grid, channels: int = 3) -> NpyWriter:
         raise ValueError(f"tiling: the result {path} is an array: let its name end with .npy")
     if not path.absolute().parent.is_dir():
         raise ValueError(f"tiling: there is no folder for the result {path}: make it first")
-    return NpyWriter(path, (height, width, channels))
+    return NpyWriter(path, (height, width, whole("channels", channels)))
 
 
 def _refuse_own_input(source: Any, emit: Callable) -> None:
