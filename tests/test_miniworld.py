@@ -253,12 +253,12 @@ def test_every_photograph_is_bundled(name):
 
 
 def test_crops_come_from_their_split_and_are_repeatable():
-    pictures, text = photographs.crops("heldout", 12, seed=4)
-    again, _ = photographs.crops("heldout", 12, seed=4)
-    assert pictures.shape == (12, 3, 64, 64) and torch.equal(pictures, again)
+    pictures, text = photographs.crops("heldout", 40, seed=4)
+    again, _ = photographs.crops("heldout", 40, seed=4)
+    assert pictures.shape == (40, 3, 64, 64) and torch.equal(pictures, again)
     assert pictures.abs().max() <= 1 and (pictures.flatten(1).std(1) > 0.01).all()
     named = {f"a photograph of {p}" for p in photographs.PHOTOGRAPHS["heldout"].values()}
-    assert set(text) == named and len(text) == 12
+    assert set(text) == named and len(text) == 40
 
 
 def test_crops_are_of_every_scale_and_of_the_photographs_named():
@@ -276,7 +276,7 @@ def test_a_crop_is_the_mean_of_what_it_covers():
     cut = photographs.Cut("fig.jpg", "", x=100, y=40, side=128, mirrored=False)
     whole = photographs.photograph("fig.jpg")[:, 40:168, 100:228][None]
     want = torch.nn.functional.avg_pool2d((whole + 1) * 127.5, 2)[0]
-    assert (photographs.cut_out([cut])[0].float() - want).abs().max() <= 1
+    assert (photographs.cut_out([cut])[0].float() - want).abs().max() < 1.01  # rounding
     other = photographs.Cut("fig.jpg", "", x=100, y=40, side=128, mirrored=True)
     assert torch.equal(photographs.cut_out([other])[0], photographs.cut_out([cut])[0].flip(-1))
 

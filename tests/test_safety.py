@@ -19,7 +19,7 @@ from nanosd_lib.paths import ROOT
 from nanosd_lib.restoration import tiling
 from nanosd_lib.runs import artifacts, registry
 
-SOURCES = sorted([*(ROOT / "nanosd_lib").glob("*.py"), *(ROOT / "benchmarks").glob("*.py")])
+SOURCES = sorted([*(ROOT / "nanosd_lib").rglob("*.py"), *(ROOT / "benchmarks").glob("*.py")])
 FORBIDDEN = {"pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
 CALLS = {"eval", "exec", "compile", "__import__"}
 

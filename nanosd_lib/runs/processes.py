@@ -76,7 +76,7 @@ def _spot() -> dict[str, str]:
     """The boot of this machine and the space of its pids; '' where the system has no such word."""
     boot = space = ""
     with contextlib.suppress(OSError):
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
         space = os.readlink("/proc/self/ns/pid")
     return {"boot": boot, "space": space}
 
@@ -84,6 +84,8 @@ def _spot() -> dict[str, str]:
 def _ticks(pid: int | str) -> int | None:
     """The clock tick after the boot in which a process began: field 22 of its `stat`."""
     try:
-        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+        return int(
+            Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19]
+        )
     except (OSError, IndexError, ValueError):
         return None

@@ -203,7 +203,7 @@ def read(folder: Path) -> dict[str, Any]:
 
     FileNotFoundError where there is none, ValueError where it is not whole.
     """
-    report = json.loads((folder / REPORT).read_text())
+    report = json.loads((folder / REPORT).read_text(encoding="utf-8"))
     try:
         for entry in report["notebooks"].values():
             by = entry.get("process", report.get("process", {}))
