@@ -89,11 +89,21 @@ def table(study, name: str) -> pd.DataFrame:
 
 
 TABLES = {
-    "teacher": ["metric", "value", "floor", "protocol"],
+    "teacher": [
+        "check", "kind", "value", "value_low", "value_high", "beside", "n", "protocol",
+    ],
     "surrogates": ["stage", "code", "params", "relative_error", "kept"],
     "search_trials": ["arch", "params", "latency", "tafid", "direction", "order"],
     "family": ["model", "arch", "params", "latency_ms", "tafid_aligned", "tafid_paper"],
-    "sensitivity": ["removed", "params_saved", "ms_saved", "eps_error", "tafid", "floor"],
+    "sensitivity": [
+        "removed", "band", "eps_error", "eps_error_low", "eps_error_high", "tafid", "tafid_low",
+        "tafid_high", "floor",
+    ],
+    "sensitivity_cost": [
+        "removed", "how", "params_saved", "ms_saved", "eps_error", "eps_error_low",
+        "eps_error_high", "tafid", "tafid_low", "tafid_high", "floor",
+    ],
+    "teacher_candidates": ["trial", "steps", "validation_loss", "E3_removed", "outcome"],
     "stages_sd15": [
         "stage", "code", "params", "gmac_linear", "gmac_attention", "peak_activation_mb",
         "backend", "ms_median", "ms_low", "ms_high",
@@ -109,7 +119,8 @@ TABLES = {
     "tiling": ["width", "height", "tile", "overlap", "columns", "rows", "tiles"],
     "stages": ["stage", "code", "ms_median", "ms_low", "ms_high"],
     "vae": [
-        "model", "part", "params", "gmac", "ms_median", "psnr", "ssim", "lpips", "latent_corr",
+        "model", "part", "params", "gmac", "ms_median", "psnr", "psnr_low", "psnr_high", "ssim",
+        "lpips", "latent_corr",
         "seed", "protocol",
     ],
     "vae_ablation": ["left_out", "pictures", "psnr", "ssim", "lpips", "latent_corr", "seed"],
@@ -245,12 +256,18 @@ def test_every_measurable_claim_has_a_measurement(study):
 
 
 def test_teacher_table(study):
-    t = table(study, "teacher").set_index("metric").value
-    assert t["VAE PSNR, held-out scenes (dB)"] > 26
-    assert t["VAE PSNR, held-out photographs (dB)"] > 22  # 16 crops scatter by a decibel or two
-    assert t["attribute classifier, held-out renders, both"] > 0.95
-    frechet = t["Frechet distance to held-out renders"]
-    assert frechet < t["Frechet distance, untrained network"]
+    t = table(study, "teacher").set_index(["check", "kind"])
+    psnr = t.loc["VAE PSNR (dB)"]
+    assert psnr.value["held-out scenes"] > 31 and psnr.value["held-out photographs"] > 30
+    assert psnr.n["held-out photographs"] == len(psnr) - 2 == 6  # photographs, not crops
+    assert (psnr.value > psnr.beside).all()  # bicubic
+    both = t.loc["prompts, both"]
+    assert both.value["renders of 1 objects"] > 0.98 and both.value["renders of 2 objects"] > 0.95
+    drawn = both.drop(index=[k for k in both.index if k.startswith("renders")])
+    assert len(drawn) == 5 and (drawn.value_low > drawn.beside).all()  # chance
+    frechet = t.loc["Frechet distance"]
+    assert frechet.value_low["untrained network to renders"] > frechet.value["teacher to renders"]
+    assert (frechet.value_low < frechet.value).all() and frechet.n.nunique() == 1
 
 
 def test_surrogates_and_search_tables(study):
@@ -270,12 +287,14 @@ def test_family_and_sensitivity_tables(study):
     family = table(study, "family")
     assert set(arch.NANOSD) - {"SD1.5"} <= {m.replace("NanoSD", "N") for m in family.model}
     assert family[["latency_ms", "tafid_assembled", "tafid_aligned"]].gt(0).all().all()
-    sensitivity = table(study, "sensitivity").set_index(["removed", "how"])
+    sensitivity = table(study, "sensitivity_cost").set_index(["removed", "how"])
     removed = sensitivity.xs("removed", level="how")
     six, idle = removed.loc[list(arch.STAGES)], removed.loc[["E4", "M"]]
     assert six.eps_error.min() > 100 * idle.eps_error.max() and six.eps_error.max() > 0.1
     assert six.tafid.min() > idle.tafid.max() and sensitivity.floor.gt(1e-3).all()
     assert removed.params_saved_share["E4+M+D4"] == pytest.approx(0.39, abs=0.02)
+    bands = table(study, "sensitivity").groupby("removed").band.agg(list)
+    assert len(bands) == 10 and all(set(b) == {"all", "early", "middle", "late"} for b in bands)
 
 
 def test_tables_at_sd15s_width(study):
