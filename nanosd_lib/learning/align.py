@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from torch import Tensor, nn
+from tqdm.auto import tqdm
 
 from nanosd_lib.data import splits
 from nanosd_lib.learning import fit
@@ -27,7 +28,7 @@ def align(
     name: str = "align",
 ) -> list[dict]:
     """Short end-to-end training, ||U_S(a z + s eps, t, c) - U_T(a z + s eps, t, c)||^2 (paper, step
-    5), in place.
+    5), in place. Where a batch has the teacher's answer (`want`), it is not asked again.
 
     The student trains in float32, under autocast for a teacher in bfloat16. Where the batch has the
     slim VAE's latents (`own`), the student reads those and the teacher its own VAE's (z_S, z_T).
@@ -35,8 +36,7 @@ def align(
 
     def loss_of(g: torch.Generator) -> Tensor:
         b = draw(g)
-        with torch.no_grad():
-            want = teacher(b["x"], b["t"], encoder_hidden_states=b["text"]).sample
+        want = b["want"] if "want" in b else answer(teacher, b)
         with fit.mixed(teacher):
             own = b.get("own", b["x"])
             got = student(own, b["t"], encoder_hidden_states=b["text"]).sample
@@ -50,6 +50,30 @@ def align(
     return record
 
 
+@torch.no_grad()
+def answer(teacher: UNet2DConditionModel, b: dict[str, Tensor]) -> Tensor:
+    """The noise that the teacher predicts on a batch."""
+    return teacher(b["x"], b["t"], encoder_hidden_states=b["text"]).sample
+
+
+def answers(
+    align_steps: int,
+    train_batch: int,
+    seed: int,
+    pipe: StableDiffusionPipeline,
+    latents: splits.Latents,
+) -> dict[str, dict[str, Tensor]]:
+    """The teacher's answers (steps, batch, C, h, w) on the batches of every step: all networks of
+    one seed are aligned on the same.
+    """
+    made = []
+    for step in tqdm(range(align_steps), desc="teacher's answers", leave=False):
+        g = fit.rng(seed, step)
+        b = splits.noisy(latents, pipe.scheduler, train_batch, g, device=pipe.device)
+        made.append(answer(pipe.unet, b).cpu())
+    return {"answers": {"want": torch.stack(made)}}
+
+
 def align_arch(
     arch: str,
     align_steps: int,
@@ -61,13 +85,19 @@ def align_arch(
     latents: splits.Latents,
     teacher_features: Tensor,
     scratch: Path,
+    answers: Tensor | None = None,
     **protocol,
 ) -> dict:
-    """Assemble, align for a few steps, score: the arch's weights, scores and images afterwards."""
+    """Assemble, align for a few steps, score: the arch's weights, scores and images afterwards.
+
+    answers: what the function of that name returns for these steps, batch and seed.
+    """
     net = surgery.assemble(Arch.parse(arch), pipe.unet, surrogates)
 
     def draw(g: torch.Generator) -> dict[str, Tensor]:
-        return splits.noisy(latents, pipe.scheduler, train_batch, g, device=pipe.device)
+        step = fit.step_of(g, seed)
+        b = splits.noisy(latents, pipe.scheduler, train_batch, g, device=pipe.device)
+        return b if answers is None else b | {"want": answers[step].to(b["x"])}
 
     record = align(net, pipe.unet, draw, align_steps, lr, scratch, seed)
     scores, pictures = tafid.score(net, pipe, teacher_features, seed=seed, **protocol)

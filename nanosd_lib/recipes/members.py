@@ -18,6 +18,8 @@ from nanosd_lib.recipes import shared, standin
 from nanosd_lib.runs.cache import Later
 from nanosd_lib.runs.notebook import Artifact, Run
 
+KEPT = 256e6  # bytes of a teacher's answers
+
 
 def aligned(
     run: Run,
@@ -35,17 +37,33 @@ def aligned(
     g, train = run.profile.family, shared.latents(run, pipe, "train")
     read = splits.of(train) if own is None else replace(splits.of(train), own=own["latents"]["z"])
     how = {"align_steps": g.align_steps, "lr": g.align_lr, "train_batch": g.align_batch}
+    params = {"arch": text, **how, **shared.sampling(run, draw)}
+    answered = answers(run, pipe, train, params["seed"])
     return run.cached(
         "align",
         align.align_arch,
-        {"arch": text, **how, **shared.sampling(run, draw)},
+        params,
         [run.teacher_key, against, taught, train, *([own] if own else [])],
         quiet=True,
         pipe=pipe,
         surrogates=nets,
         latents=read,
         teacher_features=against["features"]["teacher"],
+        answers=None if answered is None else answered["answers"]["want"],
     )
+
+
+def answers(run: Run, pipe, train: Artifact, seed: int) -> Artifact | None:
+    """What the teacher answers on the batches of an alignment, once for all networks; None where
+    that is more than is kept (`KEPT`), and each alignment asks anew.
+    """
+    g, z = run.profile.family, train["latents"]["z"]
+    if g.align_steps * g.align_batch * z[0].numel() * z.element_size() > KEPT:
+        return None
+    how = {"align_steps": g.align_steps, "train_batch": g.align_batch, "seed": seed}
+    keys: list[Artifact | str] = [run.teacher_key, train]
+    data = splits.of(train)
+    return run.cached("answers", align.answers, how, keys, quiet=True, pipe=pipe, latents=data)
 
 
 def family(run: Run, pipe, models: dict[str, str], before: dict, after: dict, floor: dict):
