@@ -6,12 +6,17 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
 import torch
 
 from nanosd_lib.networks import pipeline
+
+
+if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:  # `nohup make test`: what is ignored is
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # inherited, and tests send it
 
 
 @pytest.fixture(scope="module", autouse=True)

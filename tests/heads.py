@@ -12,5 +12,5 @@ def check(head: str, seen: dict[str, list[str]]) -> None:
     writes, reads = (re.search(rf"\| {k} \|(.*)\|", head)[1] for k in ("writes", "reads"))
     tables = {name.removeprefix("tables/") for name in seen["writes"] if name.endswith(".csv")}
     assert set(re.findall(r"(\w+\.csv)", writes)) == tables
-    read = {name.removeprefix("tables/") for name in seen["reads"]}
+    read = {name.removeprefix("tables/") for name in seen["reads"] if name.endswith(".csv")}
     assert read <= set(re.findall(r"(\w+\.csv)", reads))

@@ -36,7 +36,7 @@ def run(tmp_path):
         (tmp_path / name).mkdir()
     for path in PAGES:
         shutil.copy(path, tmp_path / "notebooks")
-        shutil.copy(stale.REFERENCE / "io" / f"{path.stem}.json", tmp_path / "io")
+        (tmp_path / "io" / f"{path.stem}.json").write_text('{"reads": [], "writes": []}')
     write(tmp_path, {**report, "machine": {"cpu": "a CPU"}, "notebooks": books})
     return tmp_path
 
@@ -100,11 +100,16 @@ def test_notebooks_that_came_or_went_count_as_outgrown_not_as_errors(run):
     assert stale.pages(run) == {"03_fwkd": ["a new notebook"], "09_gone": ["the notebook is gone"]}
 
 
-def test_a_page_is_older_than_the_pages_it_reads(run):
+def test_a_page_is_older_than_what_it_read(run):
+    """Another table of an earlier page, not merely a page that was run again."""
+    reads = {"reads": ["tables/surrogates.csv"], "writes": []}
+    (run / "io" / "05_bayesian_search.json").write_text(json.dumps(reads))
+    (run / "tables" / "surrogates.csv").write_text("a\n1\n")
+    changed(run, "05_bayesian_search", read=stale.read_by("05_bayesian_search", run))
     changed(run, "03_fwkd", finished="2026-01-02T00:00:00+00:00")
-    assert stale.pages(run) == {
-        name: ["made before 03_fwkd"] for name in ("05_bayesian_search", "11_results_tables")
-    }
+    assert stale.pages(run) == {}
+    (run / "tables" / "surrogates.csv").write_text("a\n2\n")
+    assert stale.pages(run) == {"05_bayesian_search": ["tables/surrogates.csv"]}
 
 
 def test_no_run_is_one_line(tmp_path):

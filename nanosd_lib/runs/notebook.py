@@ -150,6 +150,8 @@ class Run:
         text = table.to_csv(index=False, float_format=_digits)
         self._refuse_random(layout.LEDGER)
         paths.write_atomic(self.folder / layout.LEDGER, text.encode())
+        for path in sorted((self.folder / "records").glob("*.json")):
+            self._note("reads", f"records/{path.name}")
         self._note("writes", layout.LEDGER)
         return table
 
@@ -179,6 +181,7 @@ class Run:
         self._records[claim_id] = {"value": number, "protocol": str(protocol)}
         data = json.dumps(self._records, indent=1, sort_keys=True) + "\n"
         paths.write_atomic(self._file("records", self.notebook, "json"), data.encode())
+        self._note("writes", f"records/{self.notebook}.json")
 
     def records(self) -> dict[str, dict[str, Any]]:
         """Claim id -> {value, protocol, notebook}, from all notebooks of this run."""

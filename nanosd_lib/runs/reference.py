@@ -34,7 +34,7 @@ def copy(run: Path) -> str:
             f"{paths.shown(run)} ended as {state!r}: only a whole run is a reference"
             " (one page of it: make reference NB=00)"
         )
-    for name in ("notebooks", "tables", "figures", "io"):
+    for name in ("notebooks", "tables", "figures", "io", "records"):
         shutil.rmtree(REFERENCE / name, ignore_errors=True)
         shutil.copytree(run / name, REFERENCE / name)
     for name in (layout.LEDGER, "run.json"):
@@ -62,6 +62,7 @@ def copy_page(run: Path, number: str) -> str:
     for name in _written(REFERENCE, page):
         (REFERENCE / name).unlink(missing_ok=True)
     for name in [*_written(run, page), f"io/{page}.json", f"notebooks/{page}.ipynb"]:
+        (REFERENCE / name).parent.mkdir(exist_ok=True)
         shutil.copy(run / name, REFERENCE / name)
     kept["notebooks"] = dict(sorted({**kept["notebooks"], page: entry}.items()))
     paths.write_atomic(REFERENCE / "run.json", (json.dumps(kept, indent=1) + "\n").encode())

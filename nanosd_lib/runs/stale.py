@@ -81,7 +81,7 @@ def pages(folder: Path = REFERENCE) -> dict[str, list[str]]:
     """Page -> what of it is another now, for each page of the run that the code has outgrown.
 
     A notebook that the run does not hold is outgrown too ("a new notebook"), and so is a page that
-    read a table of one that was made after it. FileNotFoundError where no run is.
+    read another table of an earlier one than is there now. FileNotFoundError where no run is.
     """
     if not (folder / "run.json").exists():
         raise FileNotFoundError(f"{paths.shown(folder)} holds no run: nothing can be outgrown")
@@ -105,28 +105,16 @@ def _changed(page: str, path: Path | None, report: dict[str, Any], folder: Path)
     profile = profiles.load(report["profile"], report.get("overrides"))
     then, now = entry["made_of"], ingredients(path, profile)
     changed = [k for k in sorted(then.keys() | now.keys()) if then.get(k) != now.get(k)]
-    return changed + _older(page, report["notebooks"], folder)
+    read = entry.get("read", {})
+    return changed + [k for k, v in read_by(page, folder).items() if read.get(k, v) != v]
 
 
-def _older(page: str, entries: dict[str, Any], folder: Path) -> list[str]:
-    """Pages that this one reads from and that were made after it."""
-    made = {name: entry.get("finished") or "" for name, entry in entries.items()}
-    reads = set(_io(folder, page)["reads"])
-    before = [
-        p for p in made if p < page and (page.startswith("11_") or reads & _written(folder, p))
-    ]
-    return [f"made before {p}" for p in before if made[p] > made[page]]
-
-
-def _written(folder: Path, page: str) -> set[str]:
-    return set(_io(folder, page)["writes"])
-
-
-def _io(folder: Path, page: str) -> dict[str, list[str]]:
+def read_by(page: str, folder: Path) -> dict[str, str]:
+    """The files of other pages that a page read, each with the start of its hash."""
     path = folder / "io" / f"{page}.json"
-    if not path.exists():
-        return {"reads": [], "writes": []}
-    return json.loads(path.read_text(encoding="utf-8"))
+    names = json.loads(path.read_text(encoding="utf-8"))["reads"] if path.exists() else []
+    there = [name for name in sorted(names) if (folder / name).exists()]
+    return {name: file_hash(folder / name)[:DIGITS] for name in there}
 
 
 def age(entry: dict[str, Any]) -> str:

@@ -110,6 +110,7 @@ class Study:
                 entry |= {"state": outcome.state, "seconds": seconds, "peak_gb": outcome.peak_gb}
                 entry["computed_seconds"] = round(seconds + self._saved(path.stem), 1)
                 entry.update(self.report["git"], error=outcome.error, finished=_now())
+                entry["read"] = stale.read_by(path.stem, self.folder)
                 entry["machine"] = f"{self.report['machine']['cpu']}, {os.cpu_count()} cores"
                 del entry["process"]
                 self._write(path.stem)
