@@ -14,7 +14,6 @@ import torch
 
 from nanosd_lib.networks import pipeline
 
-
 if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:  # `nohup make test`: what is ignored is
     signal.signal(signal.SIGHUP, signal.SIG_DFL)  # inherited, and tests send it
 

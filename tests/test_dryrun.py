@@ -41,7 +41,7 @@ def test_the_plan_names_every_stage(table):
         "reference",
         "latents-train",
     }
-    assert named | {"check-vae", "check-prompts", "check-frechet"} <= set(table.stage)
+    assert named | {"check-vae", "prompts", "check-frechet"} <= set(table.stage)
     body = table[~table.stage.isin(["teacher", "all stages"])]
     assert body[["peak_memory_gb", "disk_gb", "gpu_hours", "cpu_hours", "tflop"]].gt(0).all().all()
     assert body.basis.str.contains("random weights").all()

@@ -327,10 +327,13 @@ def test_what_is_learned_and_judged_are_the_folders_pictures(own, sd_mini):
     taught = vae_student.moments(sd_mini, 4, 3, 72, 0, mine)["moments"]
     assert taught["pixels"].shape == (7, 3, 72, 72) and len(taught["mean"]) == 7
     found = checks.check_vae(sd_mini, 4, 0, mine)["examples"]
-    scenes, held = found["held-out scenes"], found["held-out photographs"]
+    ((file, _),) = mine.splits["heldout"]
+    scenes, held = found["held-out scenes"], found[file]
     assert number(held) == [7] * 4 and scenes.shape == held.shape == (4, 3, 64, 64)
-    shown = autoencoders.compare(sd_mini, None, 2, "mini-attributes", 0, mine)["examples"]
-    assert number(shown["held-out photographs"]) == [7] * 2
+    shown = autoencoders.compare(sd_mini, None, 2, "mini-attributes", 0, mine)
+    assert number(shown["examples"]["held-out photographs"]) == [7] * 2
+    counted = shown["table"].set_index("pictures").n
+    assert counted["held-out photographs"] == 1 and counted["held-out scenes"] == 2
     assert codesign.denoised(sd_mini, 2, 200, 0, mine) != codesign.denoised(sd_mini, 2, 200, 0)
 
 

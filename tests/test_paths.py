@@ -137,7 +137,8 @@ def test_a_folder_is_read_as_a_shell_reads_it(monkeypatch, tmp_path, name):
         monkeypatch.setenv(name, text)
         with pytest.raises(ValueError, match=f"^{name}='[^\n]*' is refused.*write the folder out$"):
             ROOTS[name]()
-    monkeypatch.setenv(name, "")
+    for other in ROOTS:
+        monkeypatch.setenv(other, "")
     assert ROOTS[name]().is_relative_to(paths.ROOT / "results")
 
 

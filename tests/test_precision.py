@@ -15,9 +15,9 @@ from nanosd_lib.quality import autoencoders, checks, codesign, extractors, judge
 
 N6, PROTOCOL = arch.NANOSD["N6"], pipeline.Protocol("mini-clip", 1, 1, 3.0, 0)
 X = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0), dtype=torch.float32)
-TAUGHT = {"pixels": (X * 255).byte(), "mean": torch.ones(2, 4, 16, 16, dtype=torch.float16)}
+TAUGHT = {"pixels": (X * 255).byte(), "mean": torch.ones(2, 4, 32, 32, dtype=torch.float16)}
 TAUGHT["std"] = TAUGHT["mean"]
-SHAPES = (9, 4, 16, 16), (9, 24, 64), (1, 24, 64)
+SHAPES = (9, 4, 32, 32), (9, 24, 64), (1, 24, 64)
 KEPT = splits.Latents(*(torch.zeros(shape, dtype=torch.float32) for shape in SHAPES))
 TOKENIZER = judges.tokenizer()
 
@@ -30,11 +30,14 @@ def trained(pipe, folder):
 
 def classifier(folder):
     one = miniworld.sample(2, 0, objects=1)
-    return sd_mini.train_classifier(TAUGHT["pixels"], one, 1, folder, 0)[0]
+    lesson = sd_mini.classifier_lesson(TAUGHT["pixels"], one, 0)
+    lesson.learn(1, folder, 0)
+    return lesson.net
 
 
 def frechet(pipe):
-    return checks.check_frechet(pipe, 2, 1, 3.0, 2, 0)
+    seen = torch.rand(2, 64, dtype=torch.float64)
+    return checks.check_frechet(pipe, seen, seen + 1, 1, 3.0, 2, 0, "mini-clip")
 
 
 MADE = {  # what is made of a teacher's pipeline and an empty folder
@@ -62,7 +65,7 @@ MADE = {  # what is made of a teacher's pipeline and an empty folder
     "SSIM": lambda *_: metrics.ssim(X, X.flip(-1)),
     "strip": lambda pipe, _: autoencoders.strip(pipe.vae, X, 3),
     "one step": lambda pipe, _: codesign.denoised(pipe, 1, 500, 0),
-    "path": lambda pipe, _: prior.interpolation(pipe, 1, 2, 1, 3.0, 2, 0)["pictures"],
+    "path": lambda pipe, _: prior.interpolation(pipe, 1, 2, 1, 3.0, 2, 0, "mini-clip")["pictures"],
     "networks that compose": lambda pipe, _: list(checks.compose(pipe, 1, 0)["table"].ran),
     "untrained U-Net": lambda pipe, _: list(frechet(pipe)["table"].frechet),
 }

@@ -1,9 +1,9 @@
 """sd-mini: a Stable Diffusion with SD 1.5's topology at a tenth of its width and less (not in the
 paper: our stand-in teacher).
 
-`train` makes it from nothing: VAE, contrastive image-text encoder, attribute classifier, U-Net, in
-that order. Every loop writes checkpoints and draws the data of step i from a generator seeded with
-(seed, i), so a killed run continues where it stopped and ends with the weights it would have had.
+`train` makes it from nothing: VAE, contrastive image-text encoder, attribute classifier, U-Net.
+Every loop writes checkpoints and draws the data of step i from a generator seeded with (seed, i),
+so a killed run continues where it stopped and ends with the weights it would have had.
 """
 
 from __future__ import annotations
@@ -70,6 +70,7 @@ class Lesson:
     loss_of: Callable[[torch.Generator], Tensor]
     lr: float
 
+    @precision.single()
     def learn(self, steps: int, work: Path, seed: int, until: int | None = None) -> list[dict]:
         return fit.fit(self.name, self.net, self.loss_of, steps, self.lr, work, seed, until=until)
 
@@ -86,6 +87,7 @@ def recoloured(x: Tensor, g: torch.Generator) -> Tensor:
     return (x.gather(1, order[..., None, None].expand_as(x)) * gain + offset).clamp(-1, 1)
 
 
+@precision.single()
 def vae_lesson(pixels: Tensor | World, scenes: int, seed: int, batch: int = 16) -> Lesson:
     """KL-VAE on half renders, half recoloured crops: L1 + MSE + 1e-6 KL, bfloat16 autocast."""
     torch.manual_seed(seed)
@@ -116,6 +118,7 @@ def scaled(vae: AutoencoderKL, pixels: Tensor, scenes: int, g: torch.Generator) 
 
 
 # ------------------------------------------------------------------------------------------- judges
+@precision.single()
 def clip_lesson(
     pixels: Tensor | World, words: CLIPTokenizer, text: list[str], seed: int, batch: int = 128
 ) -> Lesson:
@@ -136,6 +139,7 @@ def clip_lesson(
     return Lesson("mini-clip", net, loss_of, 1e-3)
 
 
+@precision.single()
 def classifier_lesson(
     pixels: Tensor | World, drawn: miniworld.Scenes, seed: int, batch: int = 64
 ) -> Lesson:
@@ -197,6 +201,7 @@ class Taught(nn.Module):
         self.unet, self.text, self.below = unet, text, below
 
 
+@precision.single()
 def unet_lesson(
     z: Tensor | Encoded,
     ids: Tensor,
@@ -226,7 +231,8 @@ def unet_lesson(
         some = renders[torch.randint(len(renders), (k,), generator=g)]
         i = torch.cat([some, torch.randint(budget.scenes, n, (batch - k,), generator=g)])
         t = torch.randint(1000, (batch,), generator=g)
-        clean, noise = z[i].float(), torch.randn(batch, *latent_shape(unet), generator=g)
+        clean = z[i].float()
+        noise = torch.randn(clean.shape, generator=g)
         drop = torch.rand(batch, 1, generator=g) < 0.1
         off = float(torch.rand(1, generator=g)) < budget.attention_off
         noisy = scheduler.add_noise(clean, noise, t).to(memory_format=layout)
@@ -237,11 +243,6 @@ def unet_lesson(
         return error + budget.deep_supervision * below(clean)
 
     return Lesson("unet", Taught(unet, encoder.train(), below), loss_of, 1e-3)
-
-
-def latent_shape(unet: UNet2DConditionModel) -> tuple[int, int, int]:
-    c = unet.config
-    return (c.in_channels, c.sample_size, c.sample_size)
 
 
 def text_encoder(judge: CLIPModel) -> CLIPTextModel:
@@ -342,5 +343,5 @@ def replay(part: str, steps: int, budget: Any, data: Path, work: Path) -> dict:
         z = Encoded(vae.eval().requires_grad_(False), world)
         ids, none = (judges.tokens(words, text) for text in (world.captions, [""]))
         lesson = unet_lesson(z, ids, none, text_encoder(judge), budget)
-    total = getattr(budget, f"{part.removeprefix('mini-')}_steps")
-    return lesson.learn(total, work, budget.seed, until=steps)[0]
+    whole = getattr(budget, f"{part.removeprefix('mini-')}_steps")
+    return lesson.learn(whole, work, budget.seed, until=steps)[0]

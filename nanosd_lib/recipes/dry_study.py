@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from diffusers import StableDiffusionPipeline
 
-from nanosd_lib.data import splits
+from nanosd_lib.data import photographs, splits
 from nanosd_lib.hardware import tile
 from nanosd_lib.learning import align, fwkd, vae_student
 from nanosd_lib.networks import ablation, arch, counting, pipeline, vae
@@ -134,7 +134,8 @@ class DryStudy:
         """Every computation with what it does here and what the profile plans (flop)."""
         p, w, pipe, s = self.profile, self.work, self.pipe, self.profile.samples.steps
         f, t, b, g = p.fwkd, p.teacher_check, p.search, p.family
-        variants = len(ablation.variants(counting.on_meta(pipe.unet)))
+        ways = [how for _, how in ablation.variants(counting.on_meta(pipe.unet))]
+        variants, removed = len(ways), ways.count("removed")
         networks = (
             b.initial + 2 * 3 * b.evaluations
         )  # two problems; random search has twice as many
@@ -157,10 +158,12 @@ class DryStudy:
         swapped = both + small.sum() + small["decoder"]
         students = v.seeds + 1 + 5
         learned = (v.seeds + 1) * v.steps + 5 * v.ablation_steps  # one is AutoencoderTiny
+        held_out = len(photographs.PHOTOGRAPHS["heldout"])
         errors = 2 * w.unet  # a teacher's and a student's pass over one noisy latent
         return [
             Step("check-vae", "00", lambda: checks.check_vae(pipe, 2, 0),
-                 4 * both, 2 * t.reconstructions * both),
+                 (2 + 2 * held_out) * both,
+                 (t.reconstructions + held_out * min(64, t.reconstructions)) * both),
             Step("prompts", "00", lambda: self.prompts(1), w.images(1, 1),
                  len(following.KINDS) * w.images(t.prompts, s)),
             Step("compose", "02", lambda: checks.compose(pipe, 2, 0),
@@ -173,8 +176,9 @@ class DryStudy:
                  2 * w.images(2, 1), 2 * w.images(shots + 2 * b.images, s), 16 / 2),
             Step("check-frechet", "00", self.distances, w.images(2, 1), w.images(shots, s)),
             Step("sensitivity", "02", self.sensitivity,
-                 variants * (w.images(2, 1) + errors),
-                 variants * (w.images(shots, s) + p.sensitivity.pairs * errors)),
+                 removed * (w.images(2, 1) + len(sensitivity.BANDS) * errors),
+                 variants * (w.images(shots, s)
+                             + len(sensitivity.BANDS) * p.sensitivity.pairs * errors)),
             Step("fwkd", "03", self.teach, 3 * w.unet + 5 * w.student, taught,
                  w.files),
             Step("vae-moments", "04", self.vae_moments,
@@ -182,7 +186,7 @@ class DryStudy:
                  (v.scenes + v.crops) / 2),
             Step("vae-student", "04", self.vae_student, 2 * here,
                  learned * v.batch * (slim + seen), students),
-            Step("vae-compare", "04", self.vae_compare, 2 * swapped,
+            Step("vae-compare", "04", self.vae_compare, (1 + held_out) * swapped,
                  2 * v.heldout * students * swapped, students),
             Step("latents-slim", "04", self.latents_slim,
                  2 * small["encoder"], train * small["encoder"], train / 2),
