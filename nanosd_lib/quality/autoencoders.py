@@ -44,17 +44,17 @@ def correlations(a: Tensor, b: Tensor) -> Tensor:
 def _kinds(
     pipe: StableDiffusionPipeline, n: int, seed: int, mine: folder.Photographs | None
 ) -> dict[str, list[Tensor]]:
-    """About n held-out scenes, in one set, and as many crops of photographs, in a set for each."""
+    """About n held-out scenes, each a set of its own, and as many crops, a set for each
+    photograph.
+    """
     scenes = splits.heldout_pictures(pipe, n, seed, mine)["held-out scenes"]
     names = splits.heldout_photographs(pipe, 1, seed, mine)
     each = splits.heldout_photographs(pipe, max(1, n // len(names)), seed, mine)
-    return {"held-out scenes": [scenes], "held-out photographs": list(each.values())}
+    return {"held-out scenes": [*scenes.split(1)], "held-out photographs": [*each.values()]}
 
 
 def _by(each: list[int], scores: Tensor) -> Tensor:
-    """Scores of pictures as they are, or the mean of each set where there are several."""
-    if len(each) == 1:
-        return scores
+    """The mean score of each set of so many pictures."""
     return torch.stack([part.double().mean() for part in scores.split(each)])
 
 
@@ -80,7 +80,7 @@ def compare(
     net = teacher if student is None else student
     for kind, sets in _kinds(pipe, n, seed, mine).items():
         x, each = torch.cat(sets), [len(p) for p in sets]
-        few = 8 if len(each) == 1 else max(1, 8 // len(each))  # shown of each set
+        few = max(1, 8 // len(each))  # shown of each set
         shown = torch.cat([i[:few] for i in torch.arange(len(x)).split(each)])[:8]
         (m, s), (mt, st) = latents(net, x), latents(teacher, x)
         corr = correlations(m, mt)
