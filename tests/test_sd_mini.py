@@ -49,7 +49,7 @@ def test_the_first_losses_come_out_again(part, budget, tmp_path):
     assert first == pytest.approx(RECORD["first"][part], rel=CLOSE)
 
 
-@pytest.mark.parametrize("change", [{"seed": 1}, {"attention_off": 0.9}, {"deep_supervision": 0.0}])
+@pytest.mark.parametrize("change", [{"seed": 1}, {"render_share": 0.5}, {"deep_supervision": 0.0}])
 def test_another_recipe_gives_other_losses(change, budget, tmp_path):
     other = budget.model_copy(update=change)
     first = sd_mini.replay("unet", 3, other, DATA, tmp_path)["first"]
@@ -95,7 +95,7 @@ def test_what_is_kept_is_what_would_be_made(tmp_path):
 def test_bytes_and_floats():
     x = torch.tensor([-1.0, 0.0, 1.0, 3.0])
     assert to_bytes(x).tolist() == [0, 128, 255, 255]
-    assert to_float(to_bytes(x)).tolist() == pytest.approx([-1, 1 / 255, 1, 1])
+    assert to_float(to_bytes(x)).tolist() == pytest.approx([-1, 1 / 255, 1, 1], abs=1e-6)
 
 
 def test_recolouring_keeps_scenes_and_range():
@@ -113,8 +113,8 @@ def test_recolouring_keeps_scenes_and_range():
 def test_the_tokenizer_is_the_same_in_every_process():
     """The ids that this recipe gives; `tokenizers`' own trainer draws them anew each time."""
     words = judges.tokenizer()
-    vocabulary = words.get_vocab()
-    assert list(vocabulary.values()) == list(range(len(vocabulary)))
+    vocabulary = dict(sorted(words.get_vocab().items(), key=lambda item: item[1]))
+    assert [*vocabulary.values()] == [*range(len(vocabulary))]
     letters = [chr(c) for c in range(ord("a"), ord("z") + 1)]
     assert list(vocabulary)[2:54] == letters + [f"{c}</w>" for c in letters]
     assert set(photographs.vocabulary()) <= {piece.removesuffix("</w>") for piece in vocabulary}
@@ -173,7 +173,7 @@ def test_supervision_asks_for_the_clean_latent_at_each_resolution(unet):
     unet(z, t, text)
     sizes = (4, 8, 16, 32)  # of M, D4, D3 and D2 behind their upsamplers
     pooled = [torch.nn.functional.adaptive_avg_pool2d(z, s).pow(2).mean() for s in sizes]
-    assert float(below(z)) == pytest.approx(float(torch.stack(pooled).mean()), rel=1e-4)
+    assert float(below(z).detach()) == pytest.approx(float(torch.stack(pooled).mean()), rel=1e-4)
     below.close()
 
 

@@ -149,7 +149,7 @@ def fit(
             log.append(
                 {"step": step + 1, "loss": round(total / n, 5), "seconds": spent}
                 | (probe() if probe else {})
-                | ({} if log else {"first": first})
+                | ({} if log else {"first": [*first]})
             )
             total = 0.0
             _checkpoint(path, net, ema, opt, step + 1, log)
