@@ -113,3 +113,16 @@ def test_a_student_begins_at_the_teachers_average_moments(posterior):
         mean, std = vae.encoded(net, torch.zeros(1, 3, 8, 8))
     close(mean[0, :, 0, 0], taught["mean"].mean((0, 2, 3)))
     close(std[0, :, 0, 0], taught["std"].mean((0, 2, 3)))
+
+
+def test_one_sampling_is_looked_at_on_its_way(sd_mini):
+    """What the U-Net expects comes nearer to the picture drawn; the latent loses its noise."""
+    how = pipeline.Protocol("mini-clip", 1, 8, 3.0, seed=4)
+    seen = pipeline.stages(sd_mini, "a red cube on grass at noon", how, shown=4)
+    (drawn,) = pipeline.generate(sd_mini, ["a red cube on grass at noon"], how)
+    assert seen["t"].tolist() == sorted(seen["t"].tolist(), reverse=True) and len(seen["t"]) == 4
+    assert seen["noisy"].shape == seen["expected"].shape == (4, 3, 64, 64)
+    near = metrics.psnr(seen["expected"], drawn.expand(4, -1, -1, -1))
+    assert near[-1] > 30 > near[0] and (near.diff() > 0).all()
+    rough = lambda x: (x[..., 1:] - x[..., :-1]).abs().mean((1, 2, 3))  # noqa: E731
+    assert rough(seen["noisy"])[0] > 2 * rough(seen["noisy"])[-1]
