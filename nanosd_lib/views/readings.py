@@ -21,6 +21,11 @@ def _between(value: float, low: float, high: float, form: str = "") -> str:
     return f"{_digits(value, form)} ({_digits(low, form)} to {_digits(high, form)})"
 
 
+def _percent(row: pd.Series) -> str:
+    """A share with its interval: "90 % (82 to 94)"."""
+    return f"{100 * row.value:.0f} % ({100 * row.value_low:.0f} to {100 * row.value_high:.0f})"
+
+
 def _row(teacher: pd.DataFrame, check: str, kind: str) -> pd.Series:
     return teacher[(teacher.check == check) & (teacher.kind == kind)].iloc[0]
 
@@ -50,9 +55,10 @@ def answer(teacher: pd.DataFrame, sensitivity: pd.DataFrame) -> str:
     photographs = _row(teacher, "VAE PSNR (dB)", "held-out photographs")
     sure, rest = can_fail(sensitivity)
     return (
-        f"The teacher shows the shape and colour asked for in {_ends(one)} of one-object and"
-        f" {_ends(two)} of two-object prompts (by chance in {one.beside:.2g} and {two.beside:.2g}),"
-        f" and its VAE keeps held-out photographs at {_ends(photographs, '{:.1f}')} dB,"
+        f"The teacher shows the shape and colour asked for in {_percent(one)} of one-object and"
+        f" {_percent(two)} of two-object prompts (other prompts' pictures: {100 * one.beside:.0f} %"
+        f" and {100 * two.beside:.0f} %), and its VAE keeps held-out photographs at"
+        f" {_ends(photographs, '{:.1f}')} dB,"
         f" {against(photographs)} bicubic of a quarter of the size ({photographs.beside:.1f} dB)."
         f" Claims about {_listed(sure)} can fail on it; about {_listed(rest)} they can hardly."
     )
@@ -86,9 +92,9 @@ def prompts(teacher: pd.DataFrame) -> str:
     verdict = "less often than" if apart else "as often as, within the intervals,"
     return (
         f"Pairs of shape and colour that no training scene held are drawn {verdict} others:"
-        f" {_ends(unseen)} against {_ends(seen)}. The classifier itself reads"
-        f" {judged.value.iloc[0]:.2g} of renders with one object right and"
-        f" {judged.value.iloc[1]:.2g} with two, so no pipeline can be seen to do much better."
+        f" {_percent(unseen)} against {_percent(seen)}. The classifier itself is right about"
+        f" {100 * judged.value.iloc[0]:.0f} % of renders with one object and"
+        f" {100 * judged.value.iloc[1]:.0f} % with two: more no pipeline can be seen to do."
     )
 
 
