@@ -87,14 +87,20 @@ def reconstruction(teacher: pd.DataFrame) -> str:
 def prompts(teacher: pd.DataFrame) -> str:
     both = teacher[teacher.check == "prompts, both"].set_index("kind")
     judged = both[both.index.str.startswith("renders")]
-    unseen, seen = (both.loc[f"one object{k}"] for k in (", unseen pair", ""))
-    apart = unseen.value_high < seen.value_low
-    verdict = "less often than" if apart else "as often as, within the intervals,"
+    pairs = {"one object": "one object", "two objects": "two objects, new caption"}
+    said = []
+    for objects, kind in pairs.items():
+        unseen, seen = both.loc[f"{objects}, unseen pair"], both.loc[kind]
+        apart = unseen.value_high < seen.value_low or unseen.value_low > seen.value_high
+        said.append(
+            f"with {objects} {_percent(unseen)} against {_percent(seen)}"
+            + ("" if apart else f", undecided at n = {int(seen.n)}")
+        )
     return (
-        f"Pairs of shape and colour that no training scene held are drawn {verdict} others:"
-        f" {_percent(unseen)} against {_percent(seen)}. The classifier itself is right about"
-        f" {100 * judged.value.iloc[0]:.0f} % of renders with one object and"
-        f" {100 * judged.value.iloc[1]:.0f} % with two: more no pipeline can be seen to do."
+        f"Of pairs of shape and colour that no training scene held, are drawn: {'; '.join(said)}."
+        f" The classifier itself is right about {100 * judged.value.iloc[0]:.0f} % of renders with"
+        f" one object and {100 * judged.value.iloc[1]:.0f} % with two; what is missing beyond that"
+        f" is the teacher's."
     )
 
 
@@ -103,11 +109,19 @@ def stages(sensitivity: pd.DataFrame) -> str:
     most, least = whole.eps_error.idxmax(), whole.eps_error.idxmin()
     deep = whole.loc["E4+M+D4"]
     line = lambda r: _between(r.eps_error, r.eps_error_low, r.eps_error_high)  # noqa: E731
+    side = (
+        "less than"
+        if deep.tafid_high < deep.floor
+        else "more than"
+        if deep.tafid_low > deep.floor
+        else "about as much as"
+    )
     return (
-        f"Without {most} the prediction changes by {line(whole.loc[most])} of its power, without"
-        f" {least} by {line(whole.loc[least])}. E4, M and D4 together, which the paper drops:"
-        f" {line(deep)}, and a distance of"
-        f" {_between(deep.tafid, deep.tafid_low, deep.tafid_high)} to the teacher's own pictures."
+        f"Over all timesteps, the prediction changes by {line(whole.loc[most])} of its power"
+        f" without {most}, by {line(whole.loc[least])} without {least}. E4, M and D4 together,"
+        f" which the paper drops: {line(deep)}; their pictures move by a distance of"
+        f" {_between(deep.tafid, deep.tafid_low, deep.tafid_high)}, {side} other noise moves them"
+        f" ({_digits(deep.floor)})."
     )
 
 
