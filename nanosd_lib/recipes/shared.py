@@ -130,7 +130,8 @@ def later(pipe: StableDiffusionPipeline, *taught: Artifact) -> Later:
 def reference(run: Run, pipe: StableDiffusionPipeline, images: int, draw: int = 0) -> Artifact:
     """The teacher's side of tAFID for that many images."""
     params = {"images": images, **sampling(run, draw)}
-    return run.cached("reference", tafid.reference, params, [run.teacher_key], pipe=pipe)
+    keys = [run.teacher_key]
+    return run.cached("reference", tafid.reference, params, keys, quiet=True, pipe=pipe)
 
 
 def judge(
