@@ -169,6 +169,15 @@ def test_one_page_is_taken_over_with_what_it_wrote(run, copied):
     assert "| 03_fwkd | 111111111111 | a CPU | 1.0 | 0.0 |" in reference.card()
 
 
+def test_a_table_that_moved_to_another_page_stays(run, copied):
+    for page, names in (("00_start_here", "tables/dropped.csv"), ("03_fwkd", "tables/new.csv")):
+        (run / "io" / f"{page}.json").write_text(f'{{"reads": [], "writes": ["{names}"]}}')
+    (run / "tables" / "dropped.csv").write_text("a\n3\n")
+    for page in ("00", "03"):
+        reference.copy_page(run, page)
+    assert (copied / "tables" / "dropped.csv").read_text() == "a\n3\n"
+
+
 def test_a_page_that_is_not_whole_or_of_another_study_is_refused(run, copied):
     before = read(copied)
     with pytest.raises(ValueError, match="no page '09'"):

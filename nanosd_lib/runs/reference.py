@@ -59,7 +59,8 @@ def copy_page(run: Path, number: str) -> str:
     for what in ("profile", "seed", "overrides"):
         if report[what] != kept[what]:
             raise ValueError(f"{page} has {what} {report[what]!r}, the reference {kept[what]!r}")
-    for name in _written(REFERENCE, page):
+    others = {n for other in kept["notebooks"] if other != page for n in _written(REFERENCE, other)}
+    for name in set(_written(REFERENCE, page)) - others:  # a table may have moved to another page
         (REFERENCE / name).unlink(missing_ok=True)
     for name in [*_written(run, page), f"io/{page}.json", f"notebooks/{page}.ipynb"]:
         (REFERENCE / name).parent.mkdir(exist_ok=True)
