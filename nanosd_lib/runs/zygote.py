@@ -173,6 +173,8 @@ def kernel(request: dict[str, Any]) -> None:
         sys.modules["torch"].default_generator.seed()
     if "ipywidgets" in sys.modules:  # as its import does inside a kernel
         sys.modules["ipywidgets"].register_comm_target()
+    if "pandas" in sys.modules:  # which takes a process without a kernel for a terminal
+        sys.modules["pandas"].set_option("display.max_columns", 20)
     handlers = [h for h in early_handlers() if h.stream is sys.stderr]
 
     class IPKernelApp(kernelapp.IPKernelApp):  # the name that its options go by
