@@ -507,7 +507,9 @@ def as_other(tmp_path):
     for folder in (tmp_path, *tmp_path.parents):
         if folder.name.startswith("pytest-") or folder == tmp_path:
             folder.chmod(0o755)
-    return other
+    before = os.umask(0o022)  # what another user may read: under a stricter one, nothing at all
+    yield other
+    os.umask(before)
 
 
 def echo(store):
