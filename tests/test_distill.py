@@ -220,9 +220,10 @@ def teach(teacher, train, heldout, scheduler, pairs, how):
 def test_alignment_brings_a_student_nearer_to_its_teacher_on_what_was_not_seen(narrow, tmp_path):
     before, unseen = state(narrow), a_batch(NARROW, 8, seed=10**6)
     student = surgery.student(NANOSD["N2"], narrow)
-    start = tafid.denoising_error(student, narrow, [unseen]).value
+    want = tafid.predictions(narrow, [unseen])
+    start = tafid.denoising_error(tafid.predictions(student, [unseen]), want).value
     record = align.align(student, narrow, draw, 20, 1e-3, tmp_path)
-    end = tafid.denoising_error(student, narrow, [unseen]).value
+    end = tafid.denoising_error(tafid.predictions(student, [unseen]), want).value
     assert 0 < end < 0.8 * start
     assert record[-1]["step"] == 20 and not student.training
     assert same(before, narrow.state_dict())
@@ -249,10 +250,12 @@ def test_a_teachers_answers_are_asked_once_and_change_nothing(sd_mini, tmp_path)
 
 def test_the_denoising_error_of_the_teacher_is_zero_and_of_nothing_one(narrow):
     batch = a_batch(NARROW)
-    assert tafid.denoising_error(narrow, narrow, [batch, batch]) == (0, 0, 0)
+    want = tafid.predictions(narrow, [batch, batch])
+    assert tafid.denoising_error(want, want) == (0, 0, 0)
     silent = UNet2DConditionModel.from_config(narrow.config).eval()
     nn.init.zeros_(silent.conv_out.weight), nn.init.zeros_(silent.conv_out.bias)
-    assert tafid.denoising_error(silent, narrow, [batch]) == pytest.approx((1, 1, 1))
+    nothing = tafid.predictions(silent, [batch, batch])
+    assert tafid.denoising_error(nothing, want) == pytest.approx((1, 1, 1))
 
 
 # ---------------------------------------------------------------------------------------- survivors

@@ -166,8 +166,9 @@ def test_psnr_of_a_known_difference():
 
 def test_cosine_of_pairs():
     a = draw(50, 8, seed=0)
-    assert metrics.cosine(a, 2 * a) == pytest.approx(1) == -metrics.cosine(a, -a)
-    assert metrics.cosine(torch.eye(4), torch.eye(4).roll(1, 0)) == pytest.approx(0)
+    assert metrics.cosines(a, 2 * a).tolist() == pytest.approx([1] * 50)
+    assert metrics.cosines(a, -a).tolist() == pytest.approx([-1] * 50)
+    assert metrics.cosines(torch.eye(4), torch.eye(4).roll(1, 0)).tolist() == pytest.approx([0] * 4)
 
 
 def test_spearman_of_ranks_and_ties():
@@ -269,11 +270,40 @@ def test_every_measure_asks_the_features_it_is_told(pipe, monkeypatch):
 
     monkeypatch.setattr(extractors, "extractor", noted)
     how = dict(steps=1, guidance=1.0, batch=4, seed=0, features="inception-2015")
-    prior.diversity(pipe, 2, **how)
+    prior.diversity(pipe, 1, 2, **how)
     prior.interpolation(pipe, 1, 3, **how)
+    prior.resemblance(pipe, pipe.unet, 2, "mini-attributes", **how)
     seen = [torch.rand(4, 3, dtype=torch.float64) for _ in range(2)]
     apart = checks.check_frechet(pipe, *seen, **how)
     assert set(asked) == {("inception-2015", "cpu")} and apart["features"] == "inception-2015"
+
+
+def test_the_teacher_resembles_itself_and_its_control_does_not(pipe):
+    """A student that is the teacher: no distance, cosine one, as much detail."""
+    how = dict(steps=2, guidance=3.0, batch=2, seed=0, features="mini-clip")
+    pairs = prior.resemblance(pipe, pipe.unet, 3, "mini-attributes", **how)["pairs"]
+    assert len(pairs) == 3 == pairs.prompt.nunique()
+    assert pairs.lpips_near.max() < 1e-5 and pairs.cosine_near.min() > 1 - 1e-5
+    assert (pairs.lpips_far > 0.05).all() and (pairs.cosine_far < 0.999).all()
+    np.testing.assert_allclose(pairs.detail, pairs.detail_teacher, rtol=1e-4)
+
+
+def test_spread_and_paths_keep_a_number_for_each(pipe):
+    how = dict(steps=1, guidance=1.0, batch=4, seed=0, features="mini-clip")
+    spread = prior.diversity(pipe, 2, 3, **how)["spread"]["spread"]
+    assert spread.shape == (2,) and (spread > 0).all()
+    gaps = prior.interpolation(pipe, 2, 3, **how)["gaps"]
+    assert all(x.shape == (2,) for x in gaps.values())
+    assert ((gaps["largest_over_mean"] >= 1) & (gaps["largest_over_mean"] <= 2)).all()
+
+
+def test_detail_is_the_power_of_what_is_fine():
+    """A checkerboard is all above half Nyquist, a slow wave all below; a scale comes in squared."""
+    board = torch.ones(8, 8)
+    board[::2, ::2] = board[1::2, 1::2] = -1
+    wave = torch.cos(torch.arange(8) * 2 * torch.pi / 8).repeat(8, 1)
+    x = torch.stack([board, 0.5 * board, wave])[:, None].repeat(1, 3, 1, 1)
+    assert metrics.detail(x).tolist() == pytest.approx([1, 0.25, 0], abs=1e-9)
 
 
 # ------------------------------------------------------------------------------------------- images
@@ -425,7 +455,7 @@ METRICS = {
     "psnr": metrics.psnr,
     "ssim": metrics.ssim,
     "frechet": metrics.frechet,
-    "cosine": metrics.cosine,
+    "cosines": metrics.cosines,
     "perceptual": extractors.perceptual,
 }
 
@@ -468,7 +498,7 @@ def test_ssim_names_its_window():
 F = draw(4, 8, seed=0)
 
 
-@pytest.mark.parametrize("metric", ["frechet", "cosine"])
+@pytest.mark.parametrize("metric", ["frechet", "cosines"])
 @pytest.mark.parametrize(
     "other, words",
     [
@@ -517,5 +547,5 @@ def test_as_many_latents_as_prompts(pipe):
 def test_numbers_of_features():
     one_line(lambda: metrics.frechet(F[:1], F), "at least 2 pictures a side, got 1 and 4")
     one_line(lambda: metrics.frechet(F[:1], F[:1]), "at least 2 pictures")
-    one_line(lambda: metrics.cosine(F[:1], F), "pairs (N, D) of one shape")
-    assert metrics.cosine(F[:1], F[:1]) == pytest.approx(1)
+    one_line(lambda: metrics.cosines(F[:1], F), "pairs (N, D) of one shape")
+    assert metrics.cosines(F[:1], F[:1]).tolist() == pytest.approx([1])

@@ -85,3 +85,63 @@ def test_more_pictures_are_surer():
         return (high - low) / value
 
     assert width(400) < 0.6 * width(50)
+
+
+def test_a_ratio_of_distances_shares_its_prompts():
+    """Two students that err alike on the same prompts: the ratio is far surer than either."""
+    against = draw(96, 8, 1)
+    a = against + 0.5 * draw(96, 8, 2)
+    value, low, high = uncertainty.frechet_ratio([1.1 * (a - against) + against], [a], against)
+    assert low < value < high and value > 1.05
+    single = uncertainty.frechet(a, against)
+    assert high / low < single.high / single.low
+
+
+def test_equal_students_have_ratio_one_and_other_rows_do_not_pair():
+    against = draw(40, 8, 1)
+    a = against + draw(40, 8, 2)
+    assert uncertainty.frechet_ratio([a, a], [a, a], against) == (1, 1, 1)
+    with pytest.raises(ValueError, match="frechet_ratio: every set needs the rows"):
+        uncertainty.frechet_ratio([a[:-1]], [a], against)
+    value, low, high = uncertainty.frechet_ratio([against], [a], against)
+    assert value == 0 and math.isnan(low) and math.isnan(high)  # a perfect student: no ends
+
+
+def test_a_geometric_mean_over_networks():
+    against = draw(64, 8, 1)
+    a, b = (against + s * draw(64, 8, s) for s in (2, 3))
+    both = uncertainty.frechet_ratio([a, b], [b, a], against)
+    assert both.value == pytest.approx(1)
+
+
+@pytest.mark.parametrize("x", [[0.5], [0.5, 0.5, 0.5]])
+def test_one_seed_or_equal_seeds_say_nothing_of_the_spread(x):
+    value, low, high = uncertainty.over_seeds(x)
+    assert value == 0.5 and math.isnan(low) and math.isnan(high)
+
+
+def test_students_t_by_hand():
+    """1, 2, 3: mean 2, deviation 1, t(.975, 2) = 4.3027: 2 -+ 4.3027 / sqrt 3."""
+    assert uncertainty.over_seeds([1, 2, 3]) == pytest.approx((2, -0.4842, 4.4842), abs=1e-3)
+
+
+def test_a_ratio_of_shares_is_never_certain():
+    hits = torch.arange(32) < 20
+    assert uncertainty.share_ratio(hits, hits) == (1, 1, 1)  # the same tries, the same answers
+    none = torch.zeros(32, dtype=torch.bool)
+    value, low, high = uncertainty.share_ratio(none, hits)
+    assert value == low == 0 and high > 0.1
+    assert math.isnan(uncertainty.share_ratio(hits, none).value)
+    other = uncertainty.share_ratio(torch.arange(32) >= 12, hits)
+    assert other.low < 1 == other.value < other.high
+
+
+def test_correlations_of_networks_and_of_whole_tables():
+    x = list(range(20))
+    y = [v + (3 if v % 2 else -3) for v in x]
+    value, low, high = uncertainty.rank_correlation(x, y)
+    assert low < value < high <= 1 and value > 0.8
+    assert math.isnan(uncertainty.rank_correlation([1, 2, 3], [1, 3, 2]).low)
+    total = [1.0, 2.0, 6.0]
+    mean = lambda keep: sum(total[k] for k in keep) / len(keep)  # noqa: E731
+    assert uncertainty.jackknife(mean, 3) == (3, 1.5, 4)

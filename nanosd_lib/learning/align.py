@@ -100,9 +100,9 @@ def align_arch(
         return b if answers is None else b | {"want": answers[step].to(b["x"])}
 
     record = align(net, pipe.unet, draw, align_steps, lr, scratch, seed)
-    scores, pictures = tafid.score(net, pipe, teacher_features, seed=seed, **protocol)
+    scores, kept = tafid.score(net, pipe, teacher_features, seed=seed, **protocol)
     return {
         "weights": dict(net.state_dict()),
         "scores": scores | {"arch": arch, "record": record},
-        "pictures": {"pictures": pictures},
+        **kept,
     }

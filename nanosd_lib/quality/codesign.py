@@ -20,10 +20,10 @@ def denoised(
     t: int,
     seed: int,
     mine: folder.Photographs | None = None,
-) -> float:
-    """PSNR in dB of `splits.judged` pictures encoded, noised to step t, denoised in one step with
-    empty text and decoded: what a one-step restoration asks of encoder, U-Net and decoder together
-    (not in the paper: our assumption).
+) -> Tensor:
+    """PSNR in dB (N,) of `splits.judged` pictures encoded, noised to step t, denoised in one step
+    with empty text and decoded: what a one-step restoration asks of encoder, U-Net and decoder
+    together (not in the paper: our assumption).
     """
     x = splits.heldout_pictures(pipe, n, seed, mine)[splits.judged(mine)]
     z, _ = autoencoders.latents(pipe.vae, x)
@@ -37,7 +37,7 @@ def denoised(
         noisy = a.sqrt() * zt + (1 - a).sqrt() * e
         eps = pipe.unet(noisy.to(text), t, text.expand(len(zt), -1, -1)).sample.float().cpu()
         made.append((noisy - (1 - a).sqrt() * eps) / a.sqrt())
-    return float(metrics.psnr(x, autoencoders.pictures(pipe.vae, torch.cat(made))).mean())
+    return metrics.psnr(x, autoencoders.pictures(pipe.vae, torch.cat(made)))
 
 
 def judge(
@@ -49,12 +49,9 @@ def judge(
     mine: folder.Photographs | None = None,
     **protocol,
 ) -> dict:
-    """tAFID, cosine and one-step PSNR of a pipeline as it stands, and its first images; `arch` is
-    what its U-Net was assembled as.
+    """tAFID and cosine of a pipeline as it stands, `denoised` (psnr) and its first images; `arch`
+    is what its U-Net was assembled as.
     """
-    scores, made = tafid.score(pipe.unet, pipe, teacher_features, **protocol)
-    psnr = denoised(pipe, heldout, t, protocol["seed"], mine)
-    return {
-        "scores": scores | {"psnr_denoised": psnr, "arch": arch},
-        "pictures": {"pictures": made},
-    }
+    scores, kept = tafid.score(pipe.unet, pipe, teacher_features, **protocol)
+    each = denoised(pipe, heldout, t, protocol["seed"], mine)
+    return {"scores": scores | {"arch": arch}, "psnr": {"psnr": each}, **kept}

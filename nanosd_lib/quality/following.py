@@ -75,14 +75,15 @@ def check_prompts(
     trained: dict[str, int],
 ) -> dict:
     """n samples of each kind of prompt: table (kind, attribute, n, value and interval, chance),
-    and of each kind the first eight pictures, their captions, and what was recognised in them.
+    hits (of each prompt: were shape and colour of every object recognised?), and of each kind the
+    first eight pictures, their captions, and what was recognised in them.
 
     trained: {"scenes", "seed"} of the teacher's training, none for a teacher that was trained on
     something else; kinds that ask for a trained caption are then left out. Chance is how often a
     picture shows what the next prompt names. Rows "renders of k objects": the classifier itself.
     """
     known = trained_captions(**trained) if trained else frozenset()
-    net, rows, shown = judges.classifier(), [], {}
+    net, rows, shown, hits = judges.classifier(), [], {}, {}
     for kind in (k for k in kinds if known or not KINDS[k].known):
         scenes = scenes_of(kind, n, seed, known)
         protocol = pipeline.protocol_of(n, steps, guidance, seed)
@@ -91,11 +92,13 @@ def check_prompts(
         right = judges.recognised(net, made, scenes)
         chance = judges.recognised(net, made, scenes[torch.arange(n).roll(-1)])
         rows += _rows(kind, right, chance)
+        hits[kind] = right["both"].tolist()
         ticks = {k: v[:8].tolist() for k, v in right.items()}
         shown[kind] = {"pictures": made[:8], "captions": captions[:8], "right": ticks}
     rows += [row for objects in (1, 2, 3) for row in _judged(net, objects, seed)]
     return {
         "table": pd.DataFrame(rows),
+        "hits": pd.DataFrame(hits),
         "pictures": {kind: s["pictures"] for kind, s in shown.items()},
         "captions": {kind: s["captions"] for kind, s in shown.items()},
         "right": {kind: s["right"] for kind, s in shown.items()},

@@ -47,12 +47,24 @@ def frechet_by_singular_values(a: Tensor, b: Tensor) -> float:
     return max(0.0, float(shift + x.square().sum() / n + y.square().sum() / m - 2 * root))
 
 
-def cosine(a: Tensor, b: Tensor) -> float:
-    """Mean cosine similarity of paired features (N, D). ValueError as for `frechet`, and where the
+def cosines(a: Tensor, b: Tensor) -> Tensor:
+    """Cosine similarity of paired features (N, D): (N,). ValueError as for `frechet`, and where the
     shapes differ.
     """
-    a, b = features_of("cosine", a, b, least=1, paired=True)
-    return float(torch.nn.functional.cosine_similarity(a, b).mean())
+    a, b = features_of("cosines", a, b, least=1, paired=True)
+    return torch.nn.functional.cosine_similarity(a, b)
+
+
+def detail(x: Tensor) -> Tensor:
+    """Power of pictures (N, 3, H, W) above half the Nyquist frequency, mean over channels: (N,)."""
+    x = _floats("detail", x, "(N, 3, H, W)")
+    power = torch.fft.fft2(x.double()).abs().square() / (x.shape[2] * x.shape[3]) ** 2
+    radius = torch.stack(
+        torch.meshgrid(
+            *(torch.fft.fftfreq(n, dtype=torch.float64) for n in x.shape[2:]), indexing="ij"
+        )
+    ).norm(dim=0)
+    return (power * (radius > 0.25)).sum((2, 3)).mean(1)
 
 
 def psnr(a: Tensor, b: Tensor) -> Tensor:

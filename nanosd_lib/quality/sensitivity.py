@@ -8,7 +8,7 @@ altogether (`blocks.Bridge`); nothing is retrained. The paper does not say how i
 from __future__ import annotations
 
 import pandas as pd
-from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import StableDiffusionPipeline
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -36,33 +36,27 @@ def sensitivity(
     how: "removed" or "one R". A row for each stage and band of the timestep (`BANDS`; early is
     where sampling begins, at large t). eps_error is ||U_S - U_T||^2 / ||U_T||^2 on about `pairs`
     held-out noisy latents of the band; tAFID and cosine belong to the network, whatever the band.
-    Every metric has its interval in `_low` and `_high`.
+    Every metric has its interval in `_low` and `_high`. features: those of each network's pictures,
+    by what was removed.
     """
     teacher, whole = pipe.unet, counting.parameters(pipe.unet)
     batches = {
         band: splits.heldout_batches(latents, pipe, pairs, seed, between=part)
         for band, part in BANDS.items()
     }
-    rows, shown = [], {}
+    said = {band: tafid.predictions(teacher, some) for band, some in batches.items()}
+    rows, shown, drew = [], {}, {}
     nets = {removed: net for (removed, h), net in ablation.variants(teacher).items() if h == how}
     for removed, net in tqdm(nets.items(), desc=f"sensitivity, {how}"):
-        scores, pictures = tafid.score(
+        scores, kept = tafid.score(
             net, pipe, teacher_features, steps, guidance, batch, seed, features
         )
         saved = whole - counting.parameters(net)
         what = {"removed": removed, "how": how, "params_saved": saved}
         what["params_saved_share"] = saved / whole
-        rows += [what | error | scores for error in _errors(net, teacher, batches)]
-        shown[f"{removed}, {how}"] = pictures[:8]
-    return {"table": pd.DataFrame(rows), "pictures": shown}
-
-
-def _errors(
-    net: UNet2DConditionModel,
-    teacher: UNet2DConditionModel,
-    batches: dict[str, list[dict[str, Tensor]]],
-) -> list[dict]:
-    return [
-        {"band": band, **tafid.denoising_error(net, teacher, some).named("eps_error")}
-        for band, some in batches.items()
-    ]
+        for band, some in batches.items():
+            error = tafid.denoising_error(tafid.predictions(net, some), said[band])
+            rows.append(what | {"band": band, **error.named("eps_error")} | scores)
+        shown[f"{removed}, {how}"] = kept["pictures"]["pictures"][:8]
+        drew[removed] = kept["features"]["features"]
+    return {"table": pd.DataFrame(rows), "pictures": shown, "features": drew}

@@ -20,28 +20,16 @@ from nanosd_lib.quality import extractors, metrics, uncertainty
 
 
 @torch.no_grad()
-def squares(
-    student: UNet2DConditionModel,
-    teacher: UNet2DConditionModel,
-    batches: Sequence[dict[str, Tensor]],
-) -> tuple[Tensor, Tensor]:
-    """||U_S - U_T||^2 and ||U_T||^2 of each held-out noisy latent: (N,) twice."""
-    off, whole = [], []
-    for b in batches:
-        want = teacher(b["x"], b["t"], encoder_hidden_states=b["text"]).sample.float()
-        got = student(b["x"], b["t"], encoder_hidden_states=b["text"]).sample.float()
-        off.append((got - want).pow(2).mean((1, 2, 3)).cpu())
-        whole.append(want.pow(2).mean((1, 2, 3)).cpu())
-    return torch.cat(off), torch.cat(whole)
+def predictions(unet: UNet2DConditionModel, batches: Sequence[dict[str, Tensor]]) -> Tensor:
+    """The noise that a U-Net sees in held-out noisy latents: (N, C, h, w), in float32."""
+    made = [unet(b["x"], b["t"], encoder_hidden_states=b["text"]).sample for b in batches]
+    return torch.cat(made).float().cpu()
 
 
-def denoising_error(
-    student: UNet2DConditionModel,
-    teacher: UNet2DConditionModel,
-    batches: Sequence[dict[str, Tensor]],
-) -> uncertainty.Interval:
-    """||U_S - U_T||^2 / ||U_T||^2 on held-out noisy latents."""
-    return uncertainty.ratio(*squares(student, teacher, batches))
+def denoising_error(student: Tensor, teacher: Tensor) -> uncertainty.Interval:
+    """||U_S - U_T||^2 / ||U_T||^2 of `predictions` on the same latents."""
+    off, whole = (x.pow(2).mean((1, 2, 3)) for x in (student - teacher, teacher))
+    return uncertainty.ratio(off, whole)
 
 
 def reference(
@@ -69,7 +57,7 @@ def reference(
         "prompts": prompts,
         "floor": {
             **uncertainty.frechet(g, f).named("tafid"),
-            "cosine": metrics.cosine(g, f),
+            **_cosine(g, f).named("cosine"),
             "protocol": str(protocol),
         },
     }
@@ -85,9 +73,10 @@ def score(
     seed: int,
     features: str,
     keep: int = 16,
-) -> tuple[dict[str, float], Tensor]:
-    """tAFID with its interval and paired cosine of a U-Net against the teacher's features, and its
-    first images.
+) -> tuple[dict[str, float], dict[str, dict[str, Tensor]]]:
+    """tAFID and paired cosine of a U-Net against the teacher's features, with their intervals; and
+    what an artifact keeps beside them: `features` (N, D), from which ratios of two networks get
+    theirs, and the first `pictures`.
     """
     n = len(teacher_features)
     protocol = pipeline.protocol_of(n, steps, guidance, seed, features)
@@ -99,8 +88,14 @@ def score(
         "student",
         keep,
     )
-    cosine = {"cosine": metrics.cosine(f, teacher_features)}
-    return uncertainty.frechet(f, teacher_features).named("tafid") | cosine, pictures
+    scores = uncertainty.frechet(f, teacher_features).named("tafid")
+    kept = {"features": {"features": f}, "pictures": {"pictures": pictures}}
+    return scores | _cosine(f, teacher_features).named("cosine"), kept
+
+
+def _cosine(a: Tensor, b: Tensor) -> uncertainty.Interval:
+    """Mean cosine of paired features (N, D)."""
+    return uncertainty.mean(metrics.cosines(a, b))
 
 
 def score_arch(
@@ -114,5 +109,5 @@ def score_arch(
     step).
     """
     net = surgery.assemble(Arch.parse(arch), pipe.unet, surrogates)
-    scores, pictures = score(net, pipe, teacher_features, **protocol)
-    return {"scores": scores | {"arch": arch}, "pictures": {"pictures": pictures}}
+    scores, kept = score(net, pipe, teacher_features, **protocol)
+    return {"scores": scores | {"arch": arch}, **kept}

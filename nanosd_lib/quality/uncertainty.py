@@ -6,6 +6,7 @@ together: two sets of features of the same prompts lose and gain the same rows.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -40,6 +41,19 @@ def share(hits: int, n: int) -> Interval:
     middle = (p + spread / 2) / (1 + spread)
     half = z / (1 + spread) * (p * (1 - p) / n + spread / (4 * n)) ** 0.5
     return Interval(p, max(0.0, middle - half), min(1.0, middle + half))
+
+
+def share_ratio(above: Tensor, below: Tensor, seed: int = 0) -> Interval:
+    """A share over another of the same tries, both as hits (N,), by bootstrap over the tries; by
+    the outer ends of both Wilson intervals where one has no hit or no miss, of which a bootstrap
+    makes certainty.
+    """
+    a, b = (share(int(x.sum()), len(x)) for x in (above, below))
+    if not b.low:  # a ratio to what may be nothing
+        return Interval(*[float("nan")] * 3)
+    if any(s.value in (0, 1) for s in (a, b)):
+        return Interval(a.value / b.value, a.low / b.high, a.high / b.low)
+    return ratio(above, below, seed)
 
 
 def mean(x: Tensor, seed: int = 0) -> Interval:
@@ -78,6 +92,74 @@ def frechet(a: Tensor, b: Tensor, paired: bool = True, seed: int = 0) -> Interva
     if value == 0 or middle == 0:
         return Interval(value, 0.0, value + high - low)
     return Interval(value, value * low / middle, value * high / middle)
+
+
+def frechet_ratio(above: Sequence[Tensor], below: Sequence[Tensor], against: Tensor) -> Interval:
+    """Geometric mean of d(above_i) / d(below_i), d the Frechet distance to `against` (N, D), by
+    bootstrap over prompts: row k of every set is of one prompt and one noise, and all lose and gain
+    the same rows. A pair has one network, a family many.
+
+    Spread around the median, as a factor, as for `frechet`: the value lies inside. ValueError where
+    sets do not pair; NaN ends where a distance is 0.
+    """
+    if (
+        len(above) != len(below)
+        or not above
+        or {len(x) for x in (*above, *below)} != {len(against)}
+    ):
+        raise ValueError(
+            "frechet_ratio: every set needs the rows of `against`, and above its below"
+        )
+
+    def mean(distance, rows: Tensor | slice) -> float:
+        to = [distance(x[rows], against[rows]) for x in (*above, *below)]
+        logs = torch.tensor(to, dtype=torch.float64).log()
+        return float((logs[: len(above)] - logs[len(above) :]).mean())
+
+    value = mean(metrics.frechet, slice(None))
+    few = FEW if min(len(against), against.shape[1]) <= LARGE else FEW // 10
+    drawn = [mean(metrics.frechet_by_singular_values, i) for i in resamples(len(against), few, 0)]
+    middle, (low, high) = float(torch.tensor(drawn).median()), _ends(torch.tensor(drawn))
+    found = torch.tensor([value, value + low - middle, value + high - middle]).exp()
+    return Interval(*(float(x) if x.isfinite() else float("nan") for x in found))
+
+
+def over_seeds(x: Sequence[float]) -> Interval:
+    """The mean of what several seeds gave, with Student's t; NaN at both ends for a single seed,
+    and where all gave the same: that says nothing of the spread.
+    """
+    from scipy.stats import t
+
+    values = torch.tensor(list(x), dtype=torch.float64)
+    value, spread = float(values.mean()), float(values.std()) if len(values) > 1 else 0.0
+    if spread == 0:
+        return Interval(value, float("nan"), float("nan"))
+    half = float(t.ppf((1 + LEVEL) / 2, len(values) - 1)) * spread / len(values) ** 0.5
+    return Interval(value, value - half, value + half)
+
+
+def rank_correlation(a: Sequence[float], b: Sequence[float], seed: int = 0) -> Interval:
+    """Spearman's correlation of paired columns, by bootstrap over the pairs; draws in which a
+    column does not vary are left out. NaN ends for fewer than four pairs.
+    """
+    x, y = list(a), list(b)
+    value = metrics.spearman(x, y)
+    if len(x) < 4:
+        return Interval(value, float("nan"), float("nan"))
+    rows = resamples(len(x), DRAWS, seed).tolist()
+    drawn = torch.tensor([metrics.spearman([x[k] for k in i], [y[k] for k in i]) for i in rows])
+    low, high = _ends(drawn[drawn.isfinite()])
+    return Interval(value, min(low, value), max(high, value))
+
+
+def jackknife(f, rows: int) -> Interval:
+    """f(keep) of all rows, between the smallest and the largest of f with one row left out; `keep`
+    holds row numbers. No confidence level: it describes a table that is whole.
+    """
+    every = list(range(rows))
+    value = float(f(every))
+    left = [float(f([k for k in every if k != out])) for out in every]
+    return Interval(value, min(value, *left), max(value, *left))
 
 
 def resamples(n: int, draws: int, seed: int) -> Tensor:

@@ -198,5 +198,7 @@ class DryStudy:
             Step("align", "06", self.align, w.images(2, 1, w.n2) + w.unet + 3 * w.n2,
                  family * (w.images(2 * b.images, s, w.mean) + aligned), family),
             Step("prior", "06", lambda: prior.interpolation(pipe, pairs=1, frames=2, **self.judged),
-                 w.images(2, 1), 2 * w.images(2 * (t.prompts // 2) + 16 + 36, s)),
+                 w.images(2, 1),
+                 2 * w.images(2 * t.prompts + 4 * g.diversity + 9 * g.paths, s)
+                 + w.images(3 * b.images, s)),
         ]  # fmt: skip

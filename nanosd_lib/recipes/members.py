@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pandas as pd
+import torch
 from diffusers import StableDiffusionPipeline
 from torch import Tensor
 
@@ -13,7 +14,7 @@ from nanosd_lib.data import splits
 from nanosd_lib.hardware import timing
 from nanosd_lib.learning import align
 from nanosd_lib.networks import arch, counting, pipeline, surgery
-from nanosd_lib.quality import following, prior
+from nanosd_lib.quality import following, prior, uncertainty
 from nanosd_lib.recipes import shared, standin
 from nanosd_lib.runs.cache import Later
 from nanosd_lib.runs.notebook import Artifact, Run
@@ -96,32 +97,65 @@ def family(run: Run, pipe, models: dict[str, str], before: dict, after: dict, fl
     return table[first].merge(printed, on="model", how="left")
 
 
-def prior_table(
+def prior_of(
     run: Run, pipe, weights: Artifact, model: str
 ) -> tuple[pd.DataFrame, dict[str, Tensor]]:
-    """Prompt following, diversity and interpolation of the teacher and of one aligned student."""
-    student = surgery.student(weights["scores"]["arch"], pipe.unet)
+    """What an aligned student keeps of the teacher's prior: a table (measure, model, value with its
+    interval, n) and a path of pictures of either. The models "ratio" and "difference" are student
+    against teacher on the same prompts and noises; LPIPS and cosine are those to the teacher's own
+    pictures, whose other noise is the control.
+    """
+    student, g = surgery.student(weights["scores"]["arch"], pipe.unet), run.profile.family
     student.load_state_dict(weights["weights"])
-    how, n = shared.sampling(run), max(8, run.profile.teacher_check.prompts // 2)
-    rows, paths = [], {}
+    how, judge = shared.sampling(run), run.profile.vae.judge
+    pairs = run.cached(
+        "resemblance",
+        prior.resemblance,
+        {"images": run.profile.search.images, "judge": judge, **how},
+        [run.teacher_key, weights],
+        quiet=True,
+        pipe=pipe,
+        student=student,
+    )["pairs"]
+    seen: dict[str, dict[str, Tensor]] = {}
+    paths: dict[str, Tensor] = {}
     for name, net, key in (("teacher", pipe.unet, []), (model, student, [weights])):
         whole = pipeline.with_parts(pipe, unet=net)
         rest = {"inputs": [run.teacher_key, *key], "quiet": True, "pipe": whole}
-        asked = standin.prompts(run, whole, following.PLAIN, key, n)["table"]
-        spread = run.cached("diversity", prior.diversity, {"n": 16, **how}, **rest)
-        path = run.cached("path", prior.interpolation, {"pairs": 4, "frames": 9, **how}, **rest)
-        row = {"model": name, **_followed(asked), "diversity": spread["spread"]["distance"]}
-        row |= {"largest_over_mean_step": path["gaps"]["largest_over_mean"], "n": n}
-        rows.append(row)
+        asked = standin.prompts(run, whole, following.PLAIN, key)["hits"]
+        many, few = {"n": g.diversity, "samples": 4}, {"pairs": g.paths, "frames": 9}
+        spread = run.cached("diversity", prior.diversity, many | how, **rest)["spread"]
+        path = run.cached("path", prior.interpolation, few | how, **rest)
+        seen[name] = {k: torch.tensor(asked[k].to_numpy()) for k in asked}
+        seen[name] |= {**spread, **path["gaps"]}
         paths[name] = path["pictures"]["path"]
+    near, teacher = seen[model], seen["teacher"]
+    near["detail"], teacher["detail"] = _column(pairs, "detail"), _column(pairs, "detail_teacher")
+    rows = []
+    for measure, ours in near.items():
+        share = measure in following.PLAIN
+        rows += _compared(measure, {model: ours, "teacher": teacher[measure]}, share)
+    for measure, ratio in (("lpips", True), ("cosine", False)):
+        x = {model: _column(pairs, f"{measure}_near")}
+        x["teacher, other noise"] = _column(pairs, f"{measure}_far")
+        rows += _compared(measure, x, ratio=ratio)
     return pd.DataFrame(rows), paths
 
 
-def _followed(asked: pd.DataFrame) -> dict[str, float]:
-    """Shape and colour recognised, with intervals: of one object, and of two in a new caption."""
-    both = asked[asked.attribute == "both"].set_index("kind")
-    found: dict[str, float] = {}
-    for kind, name in zip(following.PLAIN, ("one_object", "two_objects"), strict=True):
-        r = both.loc[kind]
-        found |= {name: r.value, f"{name}_low": r.value_low, f"{name}_high": r.value_high}
-    return found
+def _column(table: pd.DataFrame, name: str) -> Tensor:
+    return torch.tensor(table[name].to_numpy())
+
+
+def _compared(
+    measure: str, two: dict[str, Tensor], share: bool = False, ratio: bool = True
+) -> list[dict]:
+    """Rows of one measure for two models and for the first against the second, in pairs."""
+    (a, b), n = two.values(), len(next(iter(two.values())))
+    if share:
+        found = {name: uncertainty.share(int(x.sum()), n) for name, x in two.items()}
+        found["ratio"] = uncertainty.share_ratio(a, b)
+    else:
+        found = {name: uncertainty.mean(x) for name, x in two.items()}
+        how = "ratio" if ratio else "difference"
+        found[how] = uncertainty.ratio(a, b) if ratio else uncertainty.mean(a - b)
+    return [{"measure": measure, "model": k, **v.named("value"), "n": n} for k, v in found.items()]

@@ -16,7 +16,7 @@ from nanosd_lib.learning import vae_student
 from nanosd_lib.networks import pipeline, surgery, vae
 from nanosd_lib.networks.arch import Arch
 from nanosd_lib.networks.vae import Autoencoder
-from nanosd_lib.quality import autoencoders, codesign
+from nanosd_lib.quality import autoencoders, codesign, uncertainty
 from nanosd_lib.recipes import members, shared
 from nanosd_lib.runs.cache import Later
 from nanosd_lib.runs.notebook import Artifact, Run
@@ -170,10 +170,10 @@ def combinations(
     taught: Artifact,
     against: Artifact,
     draw: int,
-) -> tuple[pd.DataFrame, dict[str, Tensor]]:
+) -> tuple[pd.DataFrame, dict[str, Tensor], dict[tuple[str, str, str], Artifact]]:
     """unet, vae, aligned, tafid, floor, psnr_denoised, protocol for either U-Net with either VAE;
     the slim U-Net (of that arch) as assembled, aligned on the teacher's latents, and on the slim
-    VAE's. Also the first pictures of each.
+    VAE's. Also the first pictures of each, and by (unet, vae, aligned) all that was measured.
     """
     nets = shared.later(pipe, taught)
     other = pipeline.with_parts(pipe, vae=vae.load("slim", pipe.vae, trained["weights"]))
@@ -186,7 +186,7 @@ def combinations(
         found = members.aligned(run, pipe, text, nets, against, taught, draw, own=z)
         made = functools.partial(_with_weights, text, pipe, found)
         unets["slim", kind] = (made, [found])
-    rows, seen = [], {}
+    rows, seen, each = [], {}, {}
     how = {"heldout": run.profile.vae.heldout, "t": STEP, **shared.sampling(run, draw)}
     cases = [(*u, v) for u in unets for v in ("teacher", "slim")]
     for unet, aligned, name in tqdm(cases, desc="co-design"):
@@ -201,13 +201,15 @@ def combinations(
             pipe=whole, teacher_features=features, mine=mine,
         )  # fmt: skip
         s = found["scores"]
-        measured = {k: s[k] for k in ("tafid", "tafid_low", "tafid_high", "psnr_denoised")}
+        measured = {k: v for k, v in s.items() if k.startswith("tafid")}
+        measured |= uncertainty.mean(found["psnr"]["psnr"]).named("psnr_denoised")
         rows.append({"unet": unet, "vae": name, "aligned": aligned, **measured})
+        each[unet, name, aligned] = found
         label = f"{unet} U-Net, {name} VAE" + ("" if aligned == "no" else f", aligned on {aligned}")
         seen[label] = found["pictures"]["pictures"]
     floor = against["floor"]
     table = pd.DataFrame(rows).assign(floor=floor["tafid"], protocol=floor["protocol"])
-    return table, seen
+    return table, seen, each
 
 
 def _around(pipe: StableDiffusionPipeline, make: Callable[[], UNet2DConditionModel]):

@@ -105,6 +105,8 @@ class Family(Strict):
     align_steps: Count
     align_batch: Count
     align_lr: Rate
+    diversity: Count  # prompts, of which four pictures each are drawn
+    paths: Count  # between two noises each
 
 
 class Profile(Strict):
