@@ -7,6 +7,7 @@ WORKERS ?= 1
 GRID ?=
 SLURM ?=
 SET ?=
+RUN ?= results/mini
 PYTHON ?= $(shell for p in python3.11 python3 python3.12; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' 2>/dev/null \
 	&& echo $$p && break; done)
@@ -16,14 +17,14 @@ STAMP := .venv/.stamp
 SWEEP = --profile '$(PROFILE)' --seeds='$(SEEDS)' --workers '$(WORKERS)' \
 	$(if $(GRID),--grid '$(GRID)') $(if $(SLURM),--slurm '$(SLURM)')
 PYTEST := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest
-RUN := $(BIN)/python -m nanosd_lib.cli
+CLI := $(BIN)/python -m nanosd_lib.cli
 INSTALL = $(BIN)/uv pip $(1) --quiet --python $(BIN)/python
 CHOICE = --profile '$(PROFILE)' --seed='$(SEED)' $(foreach s,$(SET),--set '$(s)')
 LOCK = $(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 \
 	--all-extras --custom-compile-command 'make lock' pyproject.toml -o requirements.lock
 
 .DEFAULT_GOAL := help
-.PHONY: help env test nightly reproduce run hardware dryrun sweep sweep-status doctor lab teacher reference stale chaos drift slurm-test bench lock clean
+.PHONY: help env test nightly reproduce run hardware dryrun sweep sweep-status doctor lab teacher reference stale compare chaos drift slurm-test bench lock clean
 
 help:  ## list the verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' Makefile
@@ -70,44 +71,47 @@ nightly: $(STAMP)  ## what takes longer: two whole smoke studies compared, byte 
 	$(PYTEST) -m nightly
 
 reproduce: $(STAMP)  ## execute every notebook: PROFILE=mini SEED=0
-	@$(RUN) reproduce $(CHOICE)
+	@$(CLI) reproduce $(CHOICE)
 
 run: $(STAMP)  ## execute one notebook: NB=03 PROFILE=mini
-	@$(RUN) run --nb '$(NB)' $(CHOICE)
+	@$(CLI) run --nb '$(NB)' $(CHOICE)
 
 hardware: $(STAMP)  ## profile SD 1.5's stages, networks and pipeline here (an hour, 35 GB of disk)
-	@$(RUN) hardware
+	@$(CLI) hardware
 
 sweep: $(STAMP)  ## many studies and their spread: SEEDS="0 1 2" WORKERS=2 GRID=grid.yaml SLURM=1
-	@$(RUN) sweep $(SWEEP)
+	@$(CLI) sweep $(SWEEP)
 
 sweep-status: $(STAMP)  ## how far each study of a sweep is, checked
-	@$(RUN) sweep status $(SWEEP)
+	@$(CLI) sweep status $(SWEEP)
 
 doctor: $(STAMP)  ## what this machine has, and which profiles it can run
-	@$(RUN) doctor
+	@$(CLI) doctor
 
 dryrun: $(STAMP)  ## every stage once with random weights, and a plan: PROFILE=sd15
-	@HF_HUB_OFFLINE=1 $(RUN) dryrun --profile '$(PROFILE)'
+	@HF_HUB_OFFLINE=1 $(CLI) dryrun --profile '$(PROFILE)'
 
 lab: $(STAMP)  ## open JupyterLab on the notebooks
 	@$(BIN)/python -m jupyterlab --notebook-dir=notebooks \
 		--MappingKernelManager.default_kernel_name=nanosd
 
 teacher: $(STAMP)  ## train sd-mini from nothing (hours; resumes where it stopped)
-	@$(RUN) teacher
+	@$(CLI) teacher
 
 reference: $(STAMP)  ## copy a finished mini run, or one page (NB=00), to results/reference
-	@$(RUN) reference $(if $(NB),--nb '$(NB)')
+	@$(CLI) reference $(if $(NB),--nb '$(NB)')
 
 stale: $(STAMP)  ## which pages of results/reference the code has outgrown, and why
-	@$(RUN) stale
+	@$(CLI) stale
+
+compare: $(STAMP)  ## a finished run beside the reference, claim by claim: RUN=results/mini-seed1
+	@$(CLI) compare --run '$(RUN)'
 
 chaos: $(STAMP)  ## break a smoke run in every way we know, and count what is lost (24 minutes)
 	@$(BIN)/python tests/chaos.py
 
 drift: $(STAMP)  ## the smoke run with one thread and with two: what moves, and by how much
-	@$(RUN) drift
+	@$(CLI) drift
 
 slurm-test: $(STAMP)  ## a sweep on a one-node Slurm of Debian's packages (root; some ten minutes)
 	@$(BIN)/python tests/slurm.py

@@ -31,6 +31,10 @@ MAINS = {  # verb: module of this library, what it does
     "teacher": ("recipes.teacher", "train sd-mini from nothing"),
     "reference": ("runs.reference", "copy a finished run, or one page of it, to results/reference"),
     "stale": ("runs.stale", "which pages of results/reference the code has outgrown"),
+    "compare": (
+        "runs.compare",
+        "a finished run beside the reference, claim by claim: --run FOLDER",
+    ),
     "drift": ("runs.drift", "the smoke run with one thread and with two, compared"),
 }
 

@@ -6,20 +6,42 @@ reading note reports says so. All of it lives in `data/paper`; nothing here is t
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import pandas as pd
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
+from pydantic import Field, FiniteFloat, ValidationError, field_validator, model_validator
+
+from nanosd_lib import rules
+from nanosd_lib.rules import Decided, Explanation, Guard, Name, Strict, Words
 
 DATA = Path(__file__).parents[1] / "data" / "paper"
 TEXT = "E1 E2 E3 E4 M D4 D3 D2 D1 printed_D3 printed_D2 printed_D1 note".split()
-COLUMNS = "id statement source paper ours unit protocol rule verdict notebook why".split()
-VERDICTS = ("reproduced", "differs", "trend holds", "trend fails", "not run")
-Words = Annotated[str, Field(min_length=1)]
+COLUMNS = (
+    "id step statement source evidence paper ours low high n seeds unit backend elsewhere guards"
+    " protocol rule verdict notebook why"
+).split()
+VERDICTS = ("fails", "differs", "undecided", "holds", "reproduced", "not run")  # worst news first
+Evidence = Literal["trained", "timed", "compiled", "counted", "arithmetic", "restated"]
+EVIDENCE: tuple[Evidence, ...] = get_args(Evidence)
+SURE = ("counted", "arithmetic", "restated")  # kinds of evidence that have no interval
+STEPS = {
+    "00": "Sources",
+    "01": "Background: tiles and memory",
+    "02": "1 Surgery and latency",
+    "03": "2 Feature-wise distillation",
+    "04": "4 Slim VAE, co-design",
+    "05": "3 Search",
+    "06": "5 Alignment and the family",
+    "07": "Super-resolution",
+    "08": "Faces, weather, depth",
+    "09": "On the device",
+    "10": "Beyond the paper",
+}
 Notebook = Literal[
     "00_start_here", "01_tiling_analysis", "02_block_surgery", "03_fwkd", "04_vae_slimming",
     "05_bayesian_search", "06_family", "07_super_resolution", "08_faces_weather_depth",
@@ -27,101 +49,92 @@ Notebook = Literal[
 ]  # fmt: skip
 
 
-class Strict(BaseModel):
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
-
-
-class Within(Strict):
-    """Ours is as close to the printed value as `abs` or `rel` (a fraction of it) allows."""
-
-    type: Literal["within"]
-    abs: Annotated[FiniteFloat, Field(ge=0)] | None = None
-    rel: Annotated[FiniteFloat, Field(gt=0)] | None = None
-
-    @model_validator(mode="after")
-    def _one(self) -> Within:
-        if (self.abs is None) == (self.rel is None):
-            raise ValueError("give either abs or rel")
-        return self
-
-    def holds(self, ours: float, value: float) -> bool:
-        slack = (self.rel or 0.0) * abs(value) if self.abs is None else self.abs
-        return abs(ours - value) <= slack + 1e-12 * abs(value)
-
-    def __str__(self) -> str:
-        if self.abs == 0:
-            return "equals the paper's value"
-        slack = f"{self.abs:g}" if self.rel is None else f"{100 * self.rel:g} %"
-        return f"within {slack} of the paper's value"
-
-
-class Truncates(Strict):
-    """Ours, cut or rounded to `digits` decimals, is the printed value (the poster does both)."""
-
-    type: Literal["truncates"]
-    digits: Annotated[int, Field(ge=0, le=9)]
-
-    def holds(self, ours: float, value: float) -> bool:
-        scaled, printed = ours * 10**self.digits, round(value * 10**self.digits)
-        return printed in (math.trunc(scaled + math.copysign(1e-9, ours)), round(scaled))
-
-    def __str__(self) -> str:
-        return f"equals the paper's value when cut or rounded at decimal {self.digits}"
-
-
-class Bound(Strict):
-    """Ours stays on one side of a bound (the bounds are ours, not the paper's)."""
-
-    type: Literal["at_least", "at_most"]
-    bound: FiniteFloat
-
-    def holds(self, ours: float, value: float) -> bool:
-        return ours >= self.bound if self.type == "at_least" else ours <= self.bound
-
-    def __str__(self) -> str:
-        return f"{self.type.replace('_', ' ')} {self.bound:g}"
-
-
-class NoRule(Strict):
-    type: Literal["none"]
-
-    def __str__(self) -> str:
-        return "no rule: not decided here"
-
-
-class Claim(Strict):
+class Claim(Decided):
     """One checkable statement of a source, in our words, and the rule that decides it."""
 
-    id: Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")]
+    id: Name
     statement: Words
     source: Literal["poster", "abstract", "article", "note"]
     section: Words
     value: FiniteFloat | None = None
     unit: str = ""
-    kind: Literal["exact", "trend", "needs weights", "needs device"]
-    rule: Annotated[Within | Truncates | Bound | NoRule, Field(discriminator="type")]
+    kind: Literal["exact", "trend"]
+    evidence: Evidence
+    count: bool = False  # of things that were weighed with their intervals: its own may be a point
+    backend: str = ""  # the one that decides, named in advance
+    seeds: Annotated[int, Field(ge=0)] = 0  # so many at least
+    guards: tuple[Guard, ...] = ()
     notebook: Notebook
     measure: Words
-    reason: str = ""  # why it cannot run yet
-    explanation: str = ""  # what we found, where the statement does not hold
+    waits: str = ""  # the table it waits for; only such a row may be "not run"
+    explanations: tuple[Explanation, ...] = ()
+
+    @field_validator("guards", "explanations", mode="before")
+    @classmethod
+    def _listed(cls, found: Any) -> Any:
+        return tuple(found) if isinstance(found, list) else found
 
     @model_validator(mode="after")
     def _decidable(self) -> Claim:
-        if self.kind.startswith("needs") and not self.reason:
-            raise ValueError(f"kind '{self.kind}' wants a reason")
-        if not self.kind.startswith("needs") and self.rule.type == "none":
-            raise ValueError(f"kind '{self.kind}' wants a rule that decides")
-        if self.rule.type in ("within", "truncates") and self.value is None:
+        if self.rule.type in ("within", "printed") and self.value is None:
             raise ValueError(f"rule '{self.rule.type}' wants a value")
+        if self.evidence == "compiled" and not self.waits:
+            raise ValueError(
+                "evidence 'compiled' wants `waits`: where a compiled record comes from"
+            )
+        self._tried(math.nan if self.value is None else self.value)
         return self
 
 
 class Record(Strict):
-    """A number a notebook measured for one claim; NaN is refused (record nothing instead)."""
+    """A number that a notebook found for one claim: as many digits as the ledger keeps (six), so
+    that the verdict is that of the digits. NaN is refused: record nothing instead.
+
+    low, high: the interval, None where nothing is known of it. guards: {name: (value, low, high)}.
+    elsewhere: the same on other backends. facts: what explanations fill in.
+    """
 
     value: FiniteFloat
+    low: FiniteFloat | None = None
+    high: FiniteFloat | None = None
+    n: int | None = None
+    seeds: int | None = None
+    backend: str = ""
+    elsewhere: dict[str, FiniteFloat] = {}
+    guards: dict[str, tuple[FiniteFloat, FiniteFloat | None, FiniteFloat | None]] = {}
+    facts: dict[str, FiniteFloat | str] = {}
+    compiled: bool = False
     protocol: Words
     notebook: Words
+
+    @field_validator("guards", mode="before")
+    @classmethod
+    def _ends(cls, found: Any) -> Any:
+        return {k: (v[0], v[1], v[2]) for k, v in dict(found).items()}
+
+    @field_validator("value", "low", "high")
+    @classmethod
+    def _digits(cls, x: float | None) -> float | None:
+        whole = x is not None and abs(x) < 2**53 and x == int(x)
+        return x if x is None or whole else float(f"{x:.6g}")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Record:
+        if self.low is not None and self.high is not None:
+            if not self.low <= self.value <= self.high:
+                ends = f"[{self.low:g}, {self.high:g}]"
+                raise ValueError(f"value {self.value:g} lies outside its interval {ends}")
+        elif self.low is not self.high:
+            raise ValueError("an interval has two ends")
+        return self
+
+    @property
+    def said(self) -> dict[str, Any]:
+        """What an explanation may fill in."""
+        ends = {"low": self.low, "high": self.high}
+        own = {"value": self.value, **ends, "n": self.n, "seeds": self.seeds}
+        guards = {k.replace("-", "_"): v[0] for k, v in self.guards.items()}
+        return own | {"backend": self.backend} | guards | self.facts
 
 
 def family() -> pd.DataFrame:
@@ -138,6 +151,11 @@ def restoration() -> pd.DataFrame:
 def sources() -> pd.DataFrame:
     """Where every published number comes from, and whether code and weights were found."""
     return pd.read_csv(DATA / "sources.csv")
+
+
+def elsewhere() -> pd.DataFrame:
+    """What other works print that a claim is compared with: key, work, what, value, unit, link."""
+    return pd.read_csv(DATA / "elsewhere.csv")
 
 
 def claims(path: Path = DATA / "claims.yaml") -> list[Claim]:
@@ -158,19 +176,66 @@ def _claim(raw: object, name: str, position: int) -> Claim:
     except ValidationError as err:
         first = err.errors()[0]
         label = raw.get("id", f"#{position + 1}") if isinstance(raw, dict) else f"#{position + 1}"
-        field = ".".join(map(str, first["loc"])) or "kind, rule, value"
+        field = ".".join(map(str, first["loc"])) or "rule, value, passes, fails"
         raise ValueError(f"{name}: claim '{label}': field '{field}': {first['msg']}") from None
 
 
-def verdict(claim: Claim, record: Record | None) -> str:
-    """reproduced | differs (exact), trend holds | trend fails (trend), or not run."""
-    if record is None or claim.kind.startswith("needs"):
-        return "not run"
-    assert not isinstance(claim.rule, NoRule)  # only claims that need something have no rule
-    holds = claim.rule.holds(record.value, math.nan if claim.value is None else claim.value)
-    if claim.kind == "exact":
-        return "reproduced" if holds else "differs"
-    return "trend holds" if holds else "trend fails"
+def verdict(claim: Claim, record: Record | None) -> tuple[str, str]:
+    """(verdict, reason where it is undecided).
+
+    reproduced | differs (exact), holds | fails (trend): the record's interval lies inside what the
+    rule accepts, or is disjoint from it; undecided in between, where a guard is not met, where
+    seeds are too few, and where nothing is known of the interval. ValueError for a record of
+    another kind than the claim asks for.
+    """
+    if record is None:
+        return "not run", ""
+    _fits(claim, record)
+    good, bad = ("reproduced", "differs") if claim.kind == "exact" else ("holds", "fails")
+    for guard in claim.guards:
+        found, reason = _guarded(guard, record)
+        if found != "inside":
+            return (bad if found == "outside" and guard.unmet == "fails" else "undecided"), reason
+    if (record.seeds or 1) < claim.seeds:
+        return "undecided", f"too few seeds: {record.seeds or 1} of {claim.seeds}"
+    low, high = (record.value,) * 2 if claim.evidence in SURE else (record.low, record.high)
+    if low is None or high is None:
+        return "undecided", "no interval: one measurement says nothing of its spread"
+    if low == high and claim.evidence not in SURE and not claim.count:
+        return "undecided", "an interval of no width: too little varied to know the spread"
+    printed = math.nan if claim.value is None else claim.value
+    found = rules.answer(claim.rule, low, high, printed)
+    if found == "across":
+        return "undecided", f"the interval {low:.3g} to {high:.3g} crosses the bound ({claim.rule})"
+    return (good if found == "inside" else bad), ""
+
+
+def _fits(claim: Claim, record: Record) -> None:
+    if record.compiled != (claim.evidence == "compiled"):
+        kind = "a compiled" if record.compiled else "a measured"
+        raise ValueError(f"claim '{claim.id}': {kind} number for evidence '{claim.evidence}'")
+    if claim.backend != record.backend:
+        raise ValueError(
+            f"claim '{claim.id}': backend '{record.backend}', but '{claim.backend}' decides"
+        )
+    if unknown := sorted(set(record.guards) - {guard.name for guard in claim.guards}):
+        raise ValueError(f"claim '{claim.id}': no guard '{unknown[0]}'")
+
+
+def _guarded(guard: Guard, record: Record) -> tuple[rules.Answer, str]:
+    if guard.name not in record.guards:
+        return "across", f"{guard.name.replace('-', ' ')}: not measured"
+    value, low, high = record.guards[guard.name]
+    ends = (value if low is None else low), (value if high is None else high)
+    said = f"{guard.name.replace('-', ' ')} {value:.3g}, not {guard.rule}"
+    return rules.answer(guard.rule, *ends, math.nan), said
+
+
+def check(claim: Claim, record: Record) -> None:
+    """ValueError unless a ledger could hold the record: its kind, its backend, its guards, and all
+    that an explanation of its verdict fills in.
+    """
+    _row(claim, record)
 
 
 def ledger(records: Mapping[str, Record], path: Path = DATA / "claims.yaml") -> pd.DataFrame:
@@ -181,35 +246,103 @@ def ledger(records: Mapping[str, Record], path: Path = DATA / "claims.yaml") -> 
     return pd.DataFrame([_row(claim, records.get(claim.id)) for claim in known], columns=COLUMNS)
 
 
-def _why(claim: Claim, record: Record | None, result: str) -> str:
-    if result == "not run":
-        return claim.reason or f"{claim.notebook} recorded no value in this run"
-    if record and result in ("differs", "trend fails"):
-        return claim.explanation or f"measured {record.value:.4g}; the rule: {claim.rule}"
-    return ""
+def again(row: Mapping[str, Any], claim: Claim) -> str:
+    """The verdict of a row of claims.csv, found again from the digits that it holds."""
+    if math.isnan(row["ours"]):
+        return "not run"
+    gap = lambda k: None if math.isnan(row[k]) else float(row[k])  # noqa: E731
+    text = {k: row[k] if isinstance(row[k], str) else "" for k in ("backend", "guards")}
+    made = Record(
+        value=float(row["ours"]),
+        low=gap("low"),
+        high=gap("high"),
+        seeds=None if math.isnan(row["seeds"]) else int(row["seeds"]),
+        backend=text["backend"],
+        guards=json.loads(text["guards"] or "{}"),
+        compiled=row["evidence"] == "compiled",
+        protocol="claims.csv",
+        notebook=str(row["notebook"]),
+    )
+    return verdict(claim, made)[0]
 
 
 def _row(claim: Claim, record: Record | None) -> dict[str, object]:
-    result = verdict(claim, record)
+    result, reason = verdict(claim, record)
+    gap = lambda x: math.nan if x is None else float(x)  # noqa: E731
+    sure = record is not None and claim.evidence in SURE
     return {
         "id": claim.id,
+        "step": STEPS[claim.notebook[:2]],
         "statement": claim.statement,
         "source": f"{claim.source}, {claim.section}",
-        "paper": math.nan if claim.value is None else claim.value,
-        "ours": record.value if record else math.nan,
+        "evidence": claim.evidence,
+        "paper": gap(claim.value),
+        "ours": gap(record.value) if record else math.nan,
+        "low": gap(record.value if sure else record.low) if record else math.nan,
+        "high": gap(record.value if sure else record.high) if record else math.nan,
+        "n": gap(record.n) if record else math.nan,
+        "seeds": gap(record.seeds) if record else math.nan,
         "unit": claim.unit,
+        "backend": record.backend if record else "",
+        "elsewhere": _elsewhere(claim, record, result) if record else "",
+        "guards": json.dumps(record.guards) if record and record.guards else "",
         "protocol": record.protocol if record else "",
-        "rule": str(claim.rule),
+        "rule": " and ".join([str(claim.rule), *(f"{g.name} {g.rule}" for g in claim.guards)]),
         "verdict": result,
         "notebook": record.notebook if record else claim.notebook,
-        "why": _why(claim, record, result),
+        "why": _why(claim, record, result, reason),
     }
 
 
+def _why(claim: Claim, record: Record | None, result: str, reason: str) -> str:
+    if record is None:
+        waits = f"waits for {claim.waits}" if claim.waits else ""
+        return waits or f"{claim.notebook} recorded no value in this run"
+    said = record.said
+    found = [reason] if reason else []
+    for one in claim.explanations:
+        if one.verdict != result or not one.meant(said):
+            continue
+        found.append(_filled(claim, one, said))
+    if not found and result in ("differs", "fails"):
+        found = [f"measured {record.value:.4g}; the rule: {claim.rule}"]
+    return ": ".join(found[:1]) + "".join(f". {x}" for x in found[1:])
+
+
+def _filled(claim: Claim, one: Explanation, said: Mapping[str, Any]) -> str:
+    try:
+        return one.text.format(**said)
+    except (KeyError, IndexError, ValueError, TypeError) as error:
+        raise ValueError(f"claim '{claim.id}': explanation: {error} was not recorded") from None
+
+
+def _elsewhere(claim: Claim, record: Record, result: str) -> str:
+    """The same number on other backends; a verdict that would flip there is said."""
+    printed = math.nan if claim.value is None else claim.value
+    good = {"holds": "inside", "reproduced": "inside", "fails": "outside", "differs": "outside"}
+    parts = []
+    for backend, x in record.elsewhere.items():
+        flips = result in good and rules.answer(claim.rule, x, x, printed) != good[result]
+        parts.append(f"{backend} {x:.3g}" + (" (flips)" if flips else ""))
+    return ", ".join(parts)
+
+
 def summary(table: pd.DataFrame) -> pd.DataFrame:
-    """How many claims got each verdict."""
-    counts = table["verdict"].value_counts().reindex(VERDICTS, fill_value=0)
-    return counts.rename_axis("verdict").reset_index(name="claims")
+    """How many claims of each kind of evidence got each verdict."""
+    counts = pd.crosstab(table["evidence"], table["verdict"])
+    counts = counts.reindex(index=list(EVIDENCE), columns=list(VERDICTS), fill_value=0)
+    return counts.rename_axis("evidence").rename_axis(None, axis=1).reset_index()
+
+
+def summary_line(table: pd.DataFrame) -> str:
+    """The same in words, by evidence; there is no total of what was reproduced."""
+    counts, parts = summary(table).set_index("evidence"), []
+    for evidence, row in counts.iterrows():
+        said = [f"{row[v]} {v}" for v in VERDICTS if v != "not run" and row[v]]
+        if said:
+            parts.append(f"{evidence}: {', '.join(said)}")
+    parts.append(f"not run: {counts['not run'].sum()}")
+    return f"{len(table)} rows. {'; '.join(parts)}"
 
 
 def paper_name(name: str) -> str:

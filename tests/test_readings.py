@@ -7,7 +7,8 @@ import re
 import pandas as pd
 import pytest
 
-from nanosd_lib.views import readings
+from nanosd_lib import paper
+from nanosd_lib.views import ledger, readings
 
 
 def teacher(one=0.9, photographs=31.0, bicubic=27.0, unseen=0.85) -> pd.DataFrame:
@@ -113,3 +114,83 @@ def test_which_claims_can_fail_is_decided_by_the_lower_end():
 def test_digits_have_no_exponent_where_numbers_are_large():
     assert readings._between(130.4, 98.7, 171.0) == "130 (99 to 170)"
     assert readings._between(1.5e-5, 6.7e-6, 2.4e-5) == "1.5e-05 (6.7e-06 to 2.4e-05)"
+
+
+# ------------------------------------------------------------------------------------------ ledger
+def records(worse: bool) -> dict[str, paper.Record]:
+    """The rows that the five sentences are made of, all good or all bad."""
+
+    def made(good, bad, spread=0.01, **more):
+        x = bad if worse else good
+        ends = {"low": x - spread, "high": x + spread}
+        return paper.Record(value=x, **ends, protocol="toy", notebook="03_fwkd", **more)
+
+    effect = {"effect": (0.004, 0.003, 0.005)}
+    steps = {"steps": 160.0, "photographs": 1.0}
+    bicubic = {"teacher-above-bicubic": (5.0, 5.0, 5.0)}
+    alike = {"made-worse": (0.0, 0.0, 0.0)}
+    facts = {"possible": 29.0, **steps}
+    int8 = {"backend": "ort-int8"}
+    return {
+        "dropped-stages-give-little": made(0.3, 1.4, guards=effect, facts={"least": "E3"}, n=96),
+        "dropped-stages-cost-much": made(2.8, 1.2),
+        "deep-stages-cost-time": made(2.4, 0.8, **int8),
+        "fwkd-low-error": made(28, 10, spread=1, facts=facts),
+        "stage-errors-predict-tafid": made(0.7, 0.2, n=59, facts={"without_e3": 0.5}),
+        "fwkd-quarter-of-data": made(1.0, 1.2, seeds=1, facts={"epochs": 4.0}),
+        "ehvi-beats-random-latency": made(0.2, -0.2, seeds=10, facts={"beaten": 0.9}),
+        "ehvi-beats-random-params": made(0.2, -0.2, seeds=10, facts={"beaten": 0.9}),
+        "tinysd-dominated-by-search": made(3, 0, spread=0, facts={"possible": 3.0}),
+        "vae-loses-little": made(0.6, 1.8, seeds=3, guards=bicubic, facts=steps),
+        "vae-keeps-latents": made(0.97, 0.8, seeds=3, facts={"corr": 0.9}),
+        "codesign-removes-bottleneck": made(0.15, 0.8, backend="eager"),
+        "codesign-preserves-prior": made(1.05, 1.6, n=96),
+        "alignment-improves": made(0.7, 1.1, guards=alike, n=96),
+        "images-resemble-teacher-lpips": made(0.6, 1.1, n=96),
+        "images-resemble-teacher-clip": made(0.05, -0.1, n=96),
+    }
+
+
+def test_the_five_sentences_follow_the_verdicts():
+    good, bad = (readings.sentences(paper.ledger(records(worse))) for worse in (False, True))
+    assert list(good) == list(bad) and len(good) == 5
+    assert all(good[k] != bad[k] for k in good)
+    for step in ("Surgery", "Search", "Slim VAE", "Alignment"):
+        assert "**holds** here" in good[step] and "**fails** here" in bad[step]
+    assert "makes an accurate network" in good["Feature-wise distillation"]
+    assert "does not make an accurate network" in bad["Feature-wise distillation"]
+    assert "is nearer" in good["Alignment"] and "is not nearer" in bad["Alignment"]
+    assert "TinySD lies behind" in good["Search"] and "does not lie behind" in bad["Search"]
+
+
+def test_an_undecided_sentence_says_why():
+    unsure = records(False)
+    few = unsure["vae-loses-little"].model_copy(update={"seeds": 1})
+    wide = unsure["codesign-preserves-prior"].model_copy(update={"low": 0.8, "high": 1.9})
+    table = paper.ledger(unsure | {"vae-loses-little": few, "codesign-preserves-prior": wide})
+    said = readings.sentences(table)["Slim VAE"]
+    assert "**is undecided** here (too few seeds: 1 of 3)" in said and "1.1 (0.8 to 1.9" in said
+    lost = unsure["dropped-stages-give-little"].model_copy(update={"guards": {}})
+    said = readings.sentences(paper.ledger(unsure | {"dropped-stages-give-little": lost}))
+    assert "is undecided** here (effect: not measured)" in said["Surgery"]
+
+
+def test_what_is_undecided_is_read_out():
+    table = paper.ledger(records(False))
+    few = readings.undecided(table)
+    assert few.startswith("1 rows are undecided: 1 rest on a guard that is not met.")
+    wide = records(False)["alignment-improves"].model_copy(update={"low": 0.5, "high": 1.2})
+    more = readings.undecided(paper.ledger(records(False) | {"alignment-improves": wide}))
+    assert "2 rows are undecided" in more and "1 want more pictures, rounds or networks" in more
+
+
+def test_the_ledger_shows_its_worst_news_first_and_filters():
+    table = paper.ledger(records(True))
+    shown = ledger.worst_first(table)
+    rank = shown.verdict.map({v: k for k, v in enumerate(paper.VERDICTS)})
+    assert all(rank[shown.step == s].is_monotonic_increasing for s in shown.step.unique())
+    vae = ledger.only(table, "4 Slim VAE, co-design", "trained", "fails").data
+    assert len(vae) == 3 and set(vae.verdict) == {"fails"} and "step" not in vae
+    assert vae.ours.str.contains(r"\[").all()
+    every = ledger.only(table, "all", "all", "all").data
+    assert len(every) == len(table) and "step" in every

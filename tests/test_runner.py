@@ -23,7 +23,8 @@ PARAMETERS = "profile = 'mini'\nseed = 0\noverrides = {}"
 LEDGER = """
 from nanosd_lib.runs import layout
 folder = layout.results_folder(profile, seed, overrides)
-_ = (folder / "claims.csv").write_text("id,verdict\\na,reproduced\\nb,reproduced\\nc,not run\\n")
+rows = "id,evidence,verdict\\na,counted,reproduced\\nb,timed,fails\\nc,trained,not run\\n"
+_ = (folder / "claims.csv").write_text(rows)
 """
 
 
@@ -69,7 +70,8 @@ def test_a_study_that_runs_through(books, capfd):
     assert {"platform", "cpu", "cores", "ram_gb", "versions"} <= report["machine"].keys()
     assert report["profile"] == "smoke" and report["lock"] and "commit" in report["git"]
     out = capfd.readouterr().out
-    assert "3 claims: 2 reproduced, 1 not run" in out and "everything is in" in out
+    assert "the ledger: 3 rows. timed: 1 fails; counted: 1 reproduced; not run: 1" in out
+    assert "everything is in" in out
     saved = next((books.parent / "results").glob("smoke*/notebooks/02_b.ipynb"))
     book = nbformat.read(saved, as_version=4)
     assert book.cells[-1].outputs[0].text == "1 0\n"

@@ -134,7 +134,8 @@ BASE = {"paths", "paper"}
 LEARNED = BASE | {"networks", "data", "quality"}
 MAY = {
     "paths": set(),
-    "paper": {"paths"},
+    "rules": set(),
+    "paper": {"paths", "rules"},
     "networks": BASE,
     "data": BASE | {"networks"},
     "quality": LEARNED,
@@ -144,7 +145,7 @@ MAY = {
     "hardware": BASE | {"networks"},
     "runs": BASE,
     "recipes": LEARNED | {"learning", "restoration", "search", "hardware", "runs"},
-    "views": {"paths"},
+    "views": {"paths", "paper"},
     "cli": LEARNED | {"learning", "restoration", "search", "hardware", "runs", "recipes"},
 }
 

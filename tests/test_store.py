@@ -456,10 +456,11 @@ def test_records_are_joined_and_replaced_by_notebook(run, teacher):
     assert set(again.records()) == {"tiles-poster"}
     again.record("params-n1", torch.tensor(3), "exact")
     other = notebook.open_run("03_other", "smoke", 0, teacher)
-    other.record("params-n2", 0.5, "128 held-out pairs")
+    other.record("params-n2", 0.5, "128 pairs")
+    none = {"low": None, "high": None}
     assert other.records() == {
-        "params-n1": {"value": 3.0, "protocol": "exact", "notebook": "02_toy"},
-        "params-n2": {"value": 0.5, "protocol": "128 held-out pairs", "notebook": "03_other"},
+        "params-n1": {"value": 3.0, "protocol": "exact", "notebook": "02_toy", **none},
+        "params-n2": {"value": 0.5, "protocol": "128 pairs", "notebook": "03_other", **none},
     }
     for value in (float("nan"), float("inf")):
         with pytest.raises(ValueError, match="is not a measurement"):
@@ -467,6 +468,25 @@ def test_records_are_joined_and_replaced_by_notebook(run, teacher):
     other.record("params-n1", 4, "x")
     with pytest.raises(ValueError, match="recorded by two notebooks: 02_toy and 03_other"):
         other.records()
+
+
+def test_a_record_keeps_its_interval_and_what_explains_it(run):
+    guard, steps = {"made-worse": (1.0, 1.0, 2.0)}, {"least": "E3"}
+    run.record("alignment-improves", (0.7, 0.6, 0.8), "x", n=96, guards=guard, **steps)
+    kept = run.records()["alignment-improves"]
+    assert (kept["low"], kept["high"], kept["n"], kept["facts"]) == (0.6, 0.8, 96, steps)
+    assert kept["guards"] == {"made-worse": [1.0, 1.0, 2.0]}
+    run.record("beats-lightweight-baselines", (0.7, float("nan"), float("nan")), "one seed")
+    assert run.records()["beats-lightweight-baselines"]["low"] is None
+    for value, more, words in (
+        ((0.7, 0.8, 0.9), {}, "lies outside its interval"),
+        ((0.7, 0.6, 0.8), {"guards": {"speed": 1}}, "no guard 'speed'"),
+        ((1.7, 1.6, 1.8), {}, "explanation: 'slower' was not recorded"),
+        ((0.7, 0.6, 0.8), {"compiled": True}, "a compiled number for evidence 'trained'"),
+    ):
+        with pytest.raises(ValueError, match=words) as error:
+            run.record("beats-lightweight-baselines", value, "x", **more)
+        assert "\n" not in str(error.value)
 
 
 def test_a_record_of_no_claim_is_refused_at_once(run):

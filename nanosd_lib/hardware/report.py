@@ -80,6 +80,13 @@ def cost_rows(measured: dict[str, Any], stages: pd.DataFrame, params: dict[str, 
     return pd.concat([table[columns], pd.DataFrame(rest, columns=columns)], ignore_index=True)
 
 
+def peaks(measured: dict[str, Any]) -> pd.Series:
+    """Peak activations in MB (float32) of the whole networks, by their names in `arch.NANOSD`."""
+    traced = measured["traces"].set_index("row").peak_activation_mb
+    nets = traced[traced.index.str.startswith("net:")]
+    return nets.rename(lambda row: row.removeprefix("net:"))
+
+
 def attention_rows(stages: pd.DataFrame) -> pd.DataFrame:
     """ms in transformer blocks: each original stage minus the same without them; one column a
     backend, last row the share of E1 and D1.

@@ -124,10 +124,10 @@ def prior_of(
         rest = {"inputs": [run.teacher_key, *key], "quiet": True, "pipe": whole}
         asked = standin.prompts(run, whole, following.PLAIN, key)["hits"]
         many, few = {"n": g.diversity, "samples": 4}, {"pairs": g.paths, "frames": 9}
-        spread = run.cached("diversity", prior.diversity, many | how, **rest)["spread"]
+        spread = run.cached("diversity", prior.diversity, many | how, **rest)["spread"]["spread"]
         path = run.cached("path", prior.interpolation, few | how, **rest)
         seen[name] = {k: torch.tensor(asked[k].to_numpy()) for k in asked}
-        seen[name] |= {**spread, **path["gaps"]}
+        seen[name] |= {"diversity": spread, **path["gaps"]}
         paths[name] = path["pictures"]["path"]
     near, teacher = seen[model], seen["teacher"]
     near["detail"], teacher["detail"] = _column(pairs, "detail"), _column(pairs, "detail_teacher")

@@ -40,13 +40,20 @@ def searched(
     )["trials"]
 
 
-def trials(found: dict[tuple[str, str], pd.DataFrame], networks: list, known: dict) -> pd.DataFrame:
-    """The searches as one table: a row for each network judged, in the order of judging."""
+def trials(
+    found: dict[tuple[str, str], pd.DataFrame], networks: list, known: dict, judge: Repeated
+) -> pd.DataFrame:
+    """The searches as one table: a row for each network judged, in the order of judging, with the
+    interval of its tAFID.
+    """
     rows = []
     for (direction, how), table in found.items():
         for r in table.itertuples():
             costs = known["params"][r.index], known["latency"][r.index]
-            name, tafid = str(networks[r.index]), float(np.exp(r.quality))
-            rows.append((name, *costs, tafid, direction, how, r.order, r.phase, r.hypervolume))
-    columns = ["arch", "params", "latency", "tafid", "direction", "search"]
+            name = str(networks[r.index])
+            s = judge(arch=name)["scores"]
+            tafid = s["tafid"], s["tafid_low"], s["tafid_high"]
+            rows.append((name, *costs, *tafid, direction, how, r.order, r.phase, r.hypervolume))
+    columns = ["arch", "params", "latency", "tafid", "tafid_low", "tafid_high"]
+    columns += ["direction", "search"]
     return pd.DataFrame(rows, columns=[*columns, "order", "phase", "hypervolume"])

@@ -5,7 +5,7 @@ which inputs.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -17,6 +17,7 @@ from nanosd_lib.data import folder, splits
 from nanosd_lib.learning import fwkd
 from nanosd_lib.networks import arch, pipeline
 from nanosd_lib.quality import tafid
+from nanosd_lib.quality.uncertainty import Interval
 from nanosd_lib.runs import layout, provenance
 from nanosd_lib.runs.cache import Later, Repeated
 from nanosd_lib.runs.notebook import Artifact, Run
@@ -117,7 +118,12 @@ def taught(
 
 
 def surrogates(pipe: StableDiffusionPipeline, *taught: Artifact) -> nn.ModuleDict:
-    """All thirty with the weights of one FwKD run, or of several, the later ones winning."""
+    """All thirty with the weights of one FwKD run, or of several, the later ones winning; of none:
+    cut out of the teacher, with nothing taught.
+    """
+    if not taught:
+        cut = fwkd.surrogates(pipe.unet, list(arch.alternatives()))
+        return cut.eval().requires_grad_(False)
     weights = {k: v for artifact in taught for k, v in artifact["weights"].items()}
     return fwkd.load(pipe.unet, list(arch.alternatives()), weights)
 
@@ -158,6 +164,18 @@ def judge(
 
 def verdicts(run: Run) -> pd.DataFrame:
     """The ledger's rows of this notebook, as far as the run has come."""
-    records = {k: paper.Record(**v) for k, v in run.records().items()}
-    table = paper.ledger(records)
-    return table.loc[table.notebook == run.notebook].drop(columns=["source", "notebook"])
+    table = paper.ledger({k: paper.Record(**v) for k, v in run.records().items()})
+    return table.loc[table.notebook == run.notebook]
+
+
+def features(made: Artifact) -> Tensor:
+    """The features of a network's pictures (N, D), as `tafid.score` keeps them."""
+    return made["features"]["features"]
+
+
+def counted(found: Sequence[Interval], good: Callable[[float], bool]) -> Interval:
+    """How many intervals satisfy `good`: by their values, between surely and possibly."""
+    value = sum(good(x.value) for x in found)
+    sure = sum(good(x.low) and good(x.high) for x in found)
+    maybe = sum(good(x.low) or good(x.high) for x in found)
+    return Interval(value, sure, maybe)

@@ -13,6 +13,7 @@ from typing import Any
 
 import pandas as pd
 import torch
+from pydantic import ValidationError
 
 from nanosd_lib import paper, paths
 from nanosd_lib.paths import ROOT
@@ -167,18 +168,42 @@ class Run:
         self._note("writes", f"figures/{name}.png")
         return figure
 
-    def record(self, claim_id: str, value: float, protocol: str) -> None:
-        """One measured number for the ledger; the first of a run replaces the notebook's old ones.
+    def record(
+        self, claim_id: str, value: float | tuple[float, float, float], protocol: str, **facts: Any
+    ) -> None:
+        """One number for the ledger, alone or as (value, low, high); the first of a run replaces
+        the notebook's old ones.
 
-        ValueError for an id that no claim has, NaN and infinities, TypeError for what is not a
-        number.
+        NaN for an end says that nothing is known of the interval. n, seeds, backend, elsewhere
+        ({backend: value}), guards ({name: number or interval}) and compiled are `paper.Record`'s;
+        every other keyword is a fact that an explanation may fill in.
+
+        ValueError for an id that no claim has, NaN and infinities, and for what the claim's rule,
+        guards and explanations miss; TypeError for what is not a number.
         """
-        _check_claim(claim_id)
+        claim = _check_claim(claim_id)
         self._refuse_random(claim_id)
-        number = float(value)
-        if not math.isfinite(number):
-            raise ValueError(f"claim {claim_id}: {number} is not a measurement")
-        self._records[claim_id] = {"value": number, "protocol": str(protocol)}
+        number, low, high = _ends(claim_id, value)
+        own = {k: facts.pop(k) for k in ("n", "seeds", "backend", "compiled") if k in facts}
+        more = {k: _plain(v) for k, v in facts.pop("elsewhere", {}).items()}
+        guards = {k: _ends(claim_id, v) for k, v in facts.pop("guards", {}).items()}
+        said = {k: _plain(v) for k, v in facts.items()}
+        entry: dict[str, Any] = {
+            "value": number,
+            "low": low,
+            "high": high,
+            "protocol": str(protocol),
+        }
+        entry |= {k: v if isinstance(v, str | bool) else int(v) for k, v in own.items()}
+        kept = {"elsewhere": more, "guards": guards, "facts": said}
+        entry |= {k: v for k, v in kept.items() if v}
+        try:
+            paper.check(claim, paper.Record(**entry, notebook=self.notebook))
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            where = ".".join(map(str, first["loc"]))
+            raise ValueError(f"claim {claim_id}: {where}: {first['msg']}") from None
+        self._records[claim_id] = entry
         data = json.dumps(self._records, indent=1, sort_keys=True) + "\n"
         paths.write_atomic(self._file("records", self.notebook, "json"), data.encode())
         self._note("writes", f"records/{self.notebook}.json")
@@ -243,16 +268,32 @@ def _digits(value: float) -> str:
     return f"{value:.0f}" if whole else f"{value:.6g}"
 
 
-def _check_claim(claim_id: str) -> None:
-    """ValueError unless data/paper/claims.yaml lists it."""
+def _ends(claim_id: str, value: Any) -> tuple[float, float | None, float | None]:
+    """(value, low, high), where a NaN end becomes None: nothing is known of it."""
+    number, *ends = value if isinstance(value, tuple | list) else (value, math.nan, math.nan)
+    number = float(number)
+    if not math.isfinite(number):
+        raise ValueError(f"claim {claim_id}: {number} is not a measurement")
+    low, high = (float(x) for x in ends)
+    known = math.isfinite(low) and math.isfinite(high)
+    return (number, low, high) if known else (number, None, None)
+
+
+def _plain(value: Any) -> float | str:
+    return value if isinstance(value, str) else float(value)
+
+
+def _check_claim(claim_id: str) -> paper.Claim:
+    """The claim of that id; ValueError unless data/paper/claims.yaml lists it."""
     paths.check_name("claim", claim_id)
-    known = _claim_ids()
+    known = _claims()
     if claim_id not in known:
         close = difflib.get_close_matches(claim_id, known, n=1)
         hint = f" (did you mean {close[0]!r}?)" if close else ""
         raise ValueError(f"claim {claim_id!r} is not in data/paper/claims.yaml{hint}")
+    return known[claim_id]
 
 
 @functools.cache
-def _claim_ids() -> tuple[str, ...]:
-    return tuple(claim.id for claim in paper.claims())
+def _claims() -> dict[str, paper.Claim]:
+    return {claim.id: claim for claim in paper.claims()}

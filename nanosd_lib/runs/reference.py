@@ -15,7 +15,7 @@ from typing import Any
 
 import pandas as pd
 
-from nanosd_lib import paths
+from nanosd_lib import paper, paths
 from nanosd_lib.paths import ROOT
 from nanosd_lib.runs import layout, stale
 from nanosd_lib.runs.stale import REFERENCE
@@ -131,7 +131,8 @@ def card() -> str:
 def block() -> str:
     """The README's lines about the reference run: minutes, teacher, verdicts."""
     run = json.loads((REFERENCE / "run.json").read_text(encoding="utf-8"))
-    verdicts = pd.read_csv(REFERENCE / layout.LEDGER).verdict.value_counts()
+    ledger = pd.read_csv(REFERENCE / layout.LEDGER)
+    sentences = pd.read_csv(REFERENCE / "tables" / "sentences.csv")
     teacher = pd.read_csv(REFERENCE / "tables" / "teacher.csv").set_index(["check", "kind"])
     machine = run["machine"]
     commands = pd.read_csv(REFERENCE / "commands.csv")  # measured by hand, from fresh clones
@@ -147,9 +148,9 @@ def block() -> str:
         f" {made_at(run['notebooks'])}. `make stale` lists the pages that the code has outgrown"
         " since.",
         "",
-        f"**{verdicts.sum()} claims of the three sources:** "
-        + ", ".join(f"{n} {v}" for v, n in verdicts.items())
-        + ". [All of them](results/reference/claims.csv).",
+        *(f"- **{s.step}.** {s.sentence}" for s in sentences.itertuples()),
+        "",
+        f"**The ledger:** {paper.summary_line(ledger)}. [All of it](results/reference/claims.csv).",
         "",
         f"**The teacher:** VAE {psnr[0].value:.1f} dB on held-out scenes, {psnr[1].value:.1f} dB on"
         f" held-out photographs (bicubic of a quarter: {psnr[1].beside:.1f}); shape and colour of"

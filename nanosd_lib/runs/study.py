@@ -144,8 +144,9 @@ class Study:
             return 1
         import pandas as pd
 
-        counts = pd.read_csv(path)["verdict"].value_counts()
-        print(f"{counts.sum()} claims: " + ", ".join(f"{n} {v}" for v, n in counts.items()))
+        from nanosd_lib import paper
+
+        print(f"the ledger: {paper.summary_line(pd.read_csv(path))}")
         return 0
 
     def _environment(self) -> dict[str, str]:

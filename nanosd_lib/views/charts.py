@@ -49,8 +49,10 @@ def against_latency(features: pd.DataFrame, ms: pd.Series, columns: dict[str, st
     for ax, (column, label) in zip(axes, columns.items(), strict=True):
         for stage, rows in features.groupby(level="stage", sort=False):
             ax.scatter(rows[column], ms[rows.index], s=18, color=COLOURS[stage], label=stage)
-        ax.set_xlabel(label)
+        few = features[column].nunique() < 10  # counts: a logarithm would lose the zeros
+        ax.set(xlabel=label, xscale="linear" if few else "log", yscale="log")
         ax.xaxis.set_major_formatter(ticker.EngFormatter(sep=""))
+        _plain(ax)
     axes[0].set_ylabel("ms")
     axes[-1].legend(fontsize=7)
     fig.tight_layout()
@@ -70,18 +72,15 @@ def removal(table: pd.DataFrame) -> Figure:
         for how, rows in table.groupby("how"):
             colour, marker = marks[how]
             ax.scatter(rows[column], rows.tafid, c=colour, marker=marker, s=24, label=how)
+            where = dict(xytext=(4, 3), ha="left")
+            where = where if how == "removed" else dict(xytext=(-4, -9), ha="right")
             for r in rows.itertuples():
                 at = getattr(r, column), r.tafid
-                ax.annotate(
-                    r.removed,
-                    at,
-                    xytext=(4, 3),
-                    textcoords="offset points",
-                    fontsize=7,
-                    color=colour,
-                )
+                how_ = dict(textcoords="offset points", fontsize=7, color=colour)
+                ax.annotate(r.removed, at, **where, **how_)
         ax.axhline(table.floor.iloc[0], ls=":", color="black", lw=1, label="teacher, other noise")
         ax.set(xlabel=label, yscale="log")
+        ax.margins(0.12)
         _plain(ax)
     axes[0].set_ylabel("mini-clip tAFID, nothing retrained")
     axes[1].legend(fontsize=7)
@@ -127,24 +126,27 @@ def pareto(
         own = table[table.group.isin(["initial", "EHVI"])].sort_values(cost)
         best = own[own.tafid.cummin() == own.tafid]
         ax.step(
-            best[cost], best.tafid, where="post", color="#c95d2e", lw=1, zorder=2, label="front"
+            best[cost],
+            best.tafid,
+            where="post",
+            color="#c95d2e",
+            lw=1,
+            zorder=2,
+            label="front of the EHVI search",
         )
-        for _, row in table[table.group == "paper's family"].iterrows():
-            ax.annotate(
-                row.model,
-                (row[cost], row.tafid),
-                xytext=(4, 3),
-                textcoords="offset points",
-                fontsize=7,
-            )
+        for k, row in enumerate(table[table.group == "paper's family"].itertuples()):
+            side = dict(xytext=(4, 3), ha="left") if k % 2 else dict(xytext=(-4, -9), ha="right")
+            at = getattr(row, cost), row.tafid
+            ax.annotate(row.model, at, textcoords="offset points", fontsize=7, **side)
         if floor is not None:
             ax.axhline(floor, ls=":", color="black", lw=1, label="teacher, other noise")
         ax.set(xlabel=label, yscale="log")
         ax.xaxis.set_major_formatter(ticker.EngFormatter(sep=""))
         _plain(ax)
-        ax.legend(fontsize=7)
-    np.atleast_1d(axes)[0].set_ylabel(ylabel)
-    fig.tight_layout()
+    first = np.atleast_1d(axes)[0]
+    first.set_ylabel(ylabel)
+    fig.legend(*first.get_legend_handles_labels(), fontsize=8, ncol=6, loc="upper center")
+    fig.tight_layout(rect=(0, 0, 1, 0.93))
     return fig
 
 
@@ -156,8 +158,10 @@ def hypervolumes(table: pd.DataFrame) -> Figure:
         ax.plot(rows.order, rows["EHVI"], color="#c95d2e", label="EHVI")
         ax.plot(rows.order, rows["random"], color="#888888", label="random, mean")
         low, high = (rows["random"] + k * rows["random_std"] for k in (-1, 1))
-        ax.fill_between(rows.order, low, high, color="#888888", alpha=0.2, lw=0)
-        ax.set(xlabel="networks judged", ylabel="hypervolume", title=f"tAFID and {direction}")
+        band = "random, one deviation over redraws of one pool"
+        ax.fill_between(rows.order, low, high, color="#888888", alpha=0.2, lw=0, label=band)
+        title = f"log tAFID and {direction}"
+        ax.set(xlabel="networks judged", ylabel="hypervolume", title=title)
         ax.legend(fontsize=7)
     fig.tight_layout()
     return fig
@@ -174,8 +178,10 @@ def _plain(ax: plt.Axes) -> None:
 def before_after(table: pd.DataFrame) -> Figure:
     """tAFID against latency, an arrow from each assembled network to its aligned self."""
     fig, ax = figures.subplots(figsize=(7, 4))
-    ax.scatter(table.latency_ms, table.tafid_assembled, c="#bbbbbb", label="assembled")
-    ax.scatter(table.latency_ms, table.tafid_aligned, c="#c95d2e", label="aligned")
+    for when, colour in (("assembled", "#bbbbbb"), ("aligned", "#c95d2e")):
+        y, low, high = (table[f"tafid_{when}{end}"] for end in ("", "_low", "_high"))
+        bars = dict(fmt="o", ms=5, lw=1, color=colour, label=f"{when}, 95 % interval")
+        ax.errorbar(table.latency_ms, y, yerr=[y - low, high - y], **bars)
     for r in table.itertuples():
         ax.annotate(
             "",
@@ -191,7 +197,9 @@ def before_after(table: pd.DataFrame) -> Figure:
             fontsize=7,
         )
     ax.axhline(table.floor.iloc[0], ls=":", color="black", lw=1, label="teacher, other noise")
-    ax.set(xlabel="latency (ms, sd-mini, this machine)", ylabel="mini-clip tAFID", yscale="log")
+    ax.set(xlabel="latency (ms, sd-mini, this machine)", yscale="log")
+    ax.set_ylabel("mini-clip tAFID (lower is nearer to the teacher)")
+    ax.margins(x=0.1)
     _plain(ax)
     ax.legend(fontsize=7)
     fig.tight_layout()

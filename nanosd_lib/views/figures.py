@@ -78,6 +78,7 @@ def bars(table: pd.DataFrame, value: str, label: str, low: str = "", high: str =
         ax.hlines(y, table[low], table[high], color="black", lw=1)
     ax.set_yticks(y, names, fontsize=7)
     ax.set_xlabel(label)
+    ax.set_ylim(-0.7, len(table) - 0.3)
     ax.grid(axis="y", visible=False)
     fig.tight_layout()
     return fig

@@ -1,20 +1,33 @@
-"""The ledger as a reader sees it: shaded tables and bars of verdicts."""
+"""The ledger as a reader sees it: shaded tables, bars of verdicts, and the one beside the other."""
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from nanosd_lib import paper
 from nanosd_lib.views import figures
 
-VERDICTS = {
-    "reproduced": "#d7f0d9",
-    "trend holds": "#e3f4e4",
+SHADES = {
+    "fails": "#f8d3cf",
     "differs": "#fbe3c8",
-    "trend fails": "#f8d3cf",
+    "undecided": "#fdf6d2",
+    "holds": "#e3f4e4",
+    "reproduced": "#d7f0d9",
     "not run": "#eeeeee",
 }
+STRONG = {
+    "fails": "#d4665b",
+    "differs": "#e8a04c",
+    "undecided": "#e6d36a",
+    "holds": "#8cc793",
+    "reproduced": "#4f9d5b",
+    "not run": "#c4c4c4",
+}
+SHOWN = ["statement", "evidence", "paper", "ours", "verdict", "why"]
 
 
 def compare(
@@ -29,28 +42,81 @@ def compare(
     return ours[[on, *columns]].merge(theirs, on=on, how="left")
 
 
-def shade(ledger: pd.DataFrame) -> pd.io.formats.style.Styler:
-    """The ledger as a rendered table, its verdicts coloured."""
-    colour = lambda v: f"background-color: {VERDICTS.get(v, '#ffffff')}"  # noqa: E731
-    style = ledger.style.map(colour, subset=["verdict"]).hide(axis="index")
-    return style.format({"paper": "{:.6g}", "ours": "{:.6g}"}, na_rep="").set_properties(
+def number(x: float) -> str:
+    """Three digits that matter; a whole number in full, nothing for a gap."""
+    if not isinstance(x, int | float) or math.isnan(x):
+        return ""
+    return f"{x:,.0f}" if x == int(x) else f"{x:.3g}"
+
+
+def with_interval(row: pd.Series) -> str:
+    """ "0.93 [0.83, 1.03]" with its unit; the number alone where it has no interval."""
+    if math.isnan(row.ours):
+        return ""
+    ends = f" [{number(row.low)}, {number(row.high)}]" if row.low < row.high else ""
+    unit = (
+        "" if row.unit in ("ratio", "share", "rho") or not isinstance(row.unit, str) else row.unit
+    )
+    return f"{number(row.ours)}{ends} {unit}".strip()
+
+
+def worst_first(ledger: pd.DataFrame) -> pd.DataFrame:
+    """Rows by step of the paper, within a step the worst news first."""
+    rank = ledger.verdict.map({v: k for k, v in enumerate(paper.VERDICTS)})
+    step = ledger.step.map({s: k for k, s in enumerate(paper.STEPS.values())})
+    return ledger.assign(_rank=rank, _step=step).sort_values(["_step", "_rank"], kind="stable")
+
+
+def shade(ledger: pd.DataFrame, by_step: bool = False) -> pd.io.formats.style.Styler:
+    """The ledger as a rendered table: numbers with their intervals, verdicts coloured."""
+    rows = worst_first(ledger)
+    shown = pd.DataFrame(
+        {
+            "step": rows.step,
+            "statement": rows.statement,
+            "evidence": rows.evidence,
+            "paper": [number(x) for x in rows.paper],
+            "ours": [with_interval(r) for _, r in rows.iterrows()],
+            "verdict": rows.verdict,
+            "why": rows.why,
+        }
+    )[["step", *SHOWN] if by_step else SHOWN]
+    colour = lambda v: f"background-color: {SHADES.get(v, '#ffffff')}; color: #111111"  # noqa: E731
+    style = shown.style.map(colour, subset=["verdict"]).hide(axis="index")
+    return style.set_properties(
         **{"text-align": "left", "font-size": "11px", "vertical-align": "top"}
     )
 
 
+def only(
+    ledger: pd.DataFrame, step: str, evidence: str, verdict: str
+) -> pd.io.formats.style.Styler:
+    """The rows of one step, one kind of evidence and one verdict; "all" leaves nothing out."""
+    for column, value in (("step", step), ("evidence", evidence), ("verdict", verdict)):
+        if value != "all":
+            ledger = ledger[ledger[column] == value]
+    return shade(ledger, by_step=step == "all")
+
+
 def verdict_bars(ledger: pd.DataFrame) -> Figure:
-    """How many claims of each kind got which verdict."""
-    counts = ledger.groupby(["notebook", "verdict"]).size().unstack(fill_value=0)
-    counts = counts.reindex(columns=[v for v in VERDICTS if v in counts])
-    strong = ["#4f9d5b", "#8cc793", "#e8a04c", "#d4665b", "#c4c4c4"]
-    palette = dict(zip(VERDICTS, strong, strict=True))
-    fig, ax = figures.subplots(figsize=(7, 0.32 * len(counts) + 1))
-    left = np.zeros(len(counts))
-    for verdict in counts:
-        ax.barh(counts.index, counts[verdict], left=left, color=palette[verdict], label=verdict)
-        left += counts[verdict].to_numpy()
-    ax.invert_yaxis()
-    ax.set_xlabel("claims")
-    ax.legend(fontsize=7, loc="lower right")
+    """How many rows of each step, and of each kind of evidence, got which verdict."""
+    fig, axes = figures.subplots(1, 2, figsize=(10, 3.8), width_ratios=(1.2, 1))
+    orders: list[tuple[str, list[str]]] = [
+        ("step", [*paper.STEPS.values()]),
+        ("evidence", [*paper.EVIDENCE]),
+    ]
+    for ax, (column, order) in zip(axes, orders, strict=True):
+        counts = pd.crosstab(ledger[column], ledger.verdict)
+        counts = counts.reindex(
+            index=[o for o in order if o in counts.index],
+            columns=[v for v in SHADES if v in counts],
+        )
+        left = np.zeros(len(counts))
+        for verdict in counts:
+            ax.barh(counts.index, counts[verdict], left=left, color=STRONG[verdict], label=verdict)
+            left += counts[verdict].to_numpy()
+        ax.invert_yaxis()
+        ax.set(xlabel="rows of the ledger", title=f"by {column}")
+    axes[1].legend(fontsize=8, loc="lower right")
     fig.tight_layout()
     return fig

@@ -11,14 +11,14 @@ import pandas as pd
 CAN_FAIL = 1e-3  # of the prediction's power: what a stage must move for a claim on it to fail
 
 
-def _digits(x: float, form: str = "") -> str:
+def digits(x: float, form: str = "") -> str:
     """Two digits that matter, without an exponent for what is large: 130, 0.91, 1.5e-05."""
     return form.format(x) if form else f"{float(f'{x:.2g}'):g}"
 
 
-def _between(value: float, low: float, high: float, form: str = "") -> str:
+def between(value: float, low: float, high: float, form: str = "") -> str:
     """ "0.91 (0.87 to 0.94)" """
-    return f"{_digits(value, form)} ({_digits(low, form)} to {_digits(high, form)})"
+    return f"{digits(value, form)} ({digits(low, form)} to {digits(high, form)})"
 
 
 def _percent(row: pd.Series) -> str:
@@ -31,10 +31,10 @@ def _row(teacher: pd.DataFrame, check: str, kind: str) -> pd.Series:
 
 
 def _ends(row: pd.Series, form: str = "") -> str:
-    return _between(row.value, row.value_low, row.value_high, form)
+    return between(row.value, row.value_low, row.value_high, form)
 
 
-def _listed(names: list[str]) -> str:
+def listed(names: list[str]) -> str:
     return (
         ", ".join(names[:-1]) + " and " + names[-1] if len(names) > 1 else "".join(names) or "none"
     )
@@ -60,7 +60,7 @@ def answer(teacher: pd.DataFrame, sensitivity: pd.DataFrame) -> str:
         f" and {100 * two.beside:.0f} %), and its VAE keeps held-out photographs at"
         f" {_ends(photographs, '{:.1f}')} dB,"
         f" {against(photographs)} bicubic of a quarter of the size ({photographs.beside:.1f} dB)."
-        f" Claims about {_listed(sure)} can fail on it; about {_listed(rest)} they can hardly."
+        f" Claims about {listed(sure)} can fail on it; about {listed(rest)} they can hardly."
     )
 
 
@@ -108,7 +108,7 @@ def stages(sensitivity: pd.DataFrame) -> str:
     whole = sensitivity[sensitivity.band == "all"].set_index("removed")
     most, least = whole.eps_error.idxmax(), whole.eps_error.idxmin()
     deep = whole.loc["E4+M+D4"]
-    line = lambda r: _between(r.eps_error, r.eps_error_low, r.eps_error_high)  # noqa: E731
+    line = lambda r: between(r.eps_error, r.eps_error_low, r.eps_error_high)  # noqa: E731
     side = (
         "less than"
         if deep.tafid_high < deep.floor
@@ -120,8 +120,8 @@ def stages(sensitivity: pd.DataFrame) -> str:
         f"Over all timesteps, the prediction changes by {line(whole.loc[most])} of its power"
         f" without {most}, by {line(whole.loc[least])} without {least}. E4, M and D4 together,"
         f" which the paper drops: {line(deep)}; their pictures move by a distance of"
-        f" {_between(deep.tafid, deep.tafid_low, deep.tafid_high)}, {side} other noise moves them"
-        f" ({_digits(deep.floor)})."
+        f" {between(deep.tafid, deep.tafid_low, deep.tafid_high)}, {side} other noise moves them"
+        f" ({digits(deep.floor)})."
     )
 
 
@@ -131,10 +131,118 @@ def distances(table: pd.DataFrame) -> str:
         frechet.loc[k] for k in ("teacher to renders", "teacher to itself, other noise")
     )
     floor, none = (frechet.loc[k] for k in ("renders to renders", "untrained network to renders"))
-    line = lambda r: _between(r.frechet, r.frechet_low, r.frechet_high)  # noqa: E731
+    line = lambda r: between(r.frechet, r.frechet_low, r.frechet_high)  # noqa: E731
     return (
         f"Over {int(renders.n)} pictures the teacher lies {line(renders)} from renders, where other"
         f" renders lie {line(floor)} and an untrained network {line(none)}. With other noise"
         f" it lies {line(yard)} from itself: the yardstick of every tAFID here,"
         f" and no floor of it: a student shares the teacher's noise."
+    )
+
+
+# ------------------------------------------------------------------------------------------ ledger
+VERBS = {"holds": "holds", "fails": "fails", "undecided": "is undecided", "not run": "was not run"}
+
+
+def _claim(ledger: pd.DataFrame, name: str) -> pd.Series:
+    return ledger.set_index("id").loc[name]
+
+
+def _verb(row: pd.Series) -> str:
+    """holds, fails or is undecided here; where it is undecided with the reason."""
+    said = VERBS[row.verdict]
+    reason = row.why.split(". ")[0] if row.verdict == "undecided" else ""
+    return f"**{said}** here" + (f" ({reason[:1].lower()}{reason[1:]})" if reason else "")
+
+
+def _number(row: pd.Series, form: str = "") -> str:
+    """Its value with its interval and n: "0.93 (0.83 to 1.03; n = 96)"; a dash where none is."""
+    if pd.isna(row.ours):
+        return "–"
+    if not row.low < row.high:
+        return digits(row.ours, form)
+    n = "" if pd.isna(row.n) else f"; n = {row.n:.0f}"
+    ends = f"{digits(row.low, form)} to {digits(row.high, form)}"
+    return f"{digits(row.ours, form)} ({ends}{n})"
+
+
+def sentences(ledger: pd.DataFrame) -> dict[str, str]:
+    """What came of each step of the paper, one sentence each: the verb is the verdict of a row
+    whose evidence is trained or timed; counted and restated rows add facts and no verb.
+    """
+    of = lambda name: _claim(ledger, name)  # noqa: E731
+    gives, moves, time = (
+        of(k)
+        for k in ("dropped-stages-give-little", "dropped-stages-cost-much", "deep-stages-cost-time")
+    )
+    low, ranks, few = (
+        of(k) for k in ("fwkd-low-error", "stage-errors-predict-tafid", "fwkd-quarter-of-data")
+    )
+    speed, size, behind = (
+        of(k)
+        for k in (
+            "ehvi-beats-random-latency", "ehvi-beats-random-params", "tinysd-dominated-by-search"
+        )
+    )  # fmt: skip
+    vae, latents, tile, prior = (
+        of(k)
+        for k in (
+            "vae-loses-little", "vae-keeps-latents", "codesign-removes-bottleneck",
+            "codesign-preserves-prior",
+        )
+    )  # fmt: skip
+    aligned, lpips, clip = (
+        of(k)
+        for k in (
+            "alignment-improves", "images-resemble-teacher-lpips", "images-resemble-teacher-clip"
+        )
+    )  # fmt: skip
+    both = low.verdict == ranks.verdict == "holds"
+    makes = "makes" if both else "does not make" if ranks.verdict == "fails" else "may make"
+    apart = {("holds", "holds"): "is", ("fails", "fails"): "is not"}
+    nearer = apart.get((lpips.verdict, clip.verdict), "may be")
+    tiny = {"holds": "lies behind", "fails": "does not lie behind"}
+    return {
+        "Surgery": f"That E4, M and D4 give little {_verb(gives)}: without them tAFID is"
+        f" {_number(gives)} of what it is without the least important kept stage; they move"
+        f" {_number(moves)} times their share of the bytes and take {_number(time)} times their"
+        f" share of the time ({time.backend or 'not timed'}).",
+        "Feature-wise distillation": f"{_number(low)} of 30 surrogates are surely below the bound"
+        f" ({low.protocol}); a low stage error {makes} an accurate network (rank correlation"
+        f" {_number(ranks)}); a quarter of the data costs {_number(few)} times the error of all"
+        " of it.",
+        "Search": f"That EHVI pays {_verb(speed)} for latency and {_verb(size)} for size: it gains"
+        f" {_number(speed, '{:+.0%}')} and {_number(size, '{:+.0%}')} against random search; TinySD"
+        f" {tiny.get(behind.verdict, 'may lie behind')} the front on new prompts.",
+        "Slim VAE": f"That the slim VAE loses little {_verb(vae)}: {_number(vae, '{:.1f}')} dB on"
+        f" scenes; of the latents' worst channel {_number(latents)} is explained; a whole tile"
+        f" takes {_number(tile)} of the time with the teacher's VAE, at {_number(prior)} times the"
+        " tAFID.",
+        "Alignment": f"That a short alignment improves the networks {_verb(aligned)}: tAFID falls"
+        f" to {_number(aligned)} of what it was; N2 afterwards {nearer} nearer to the teacher than"
+        " the teacher's own pictures from other noise (LPIPS"
+        f" {_number(lpips)} times, cosine {_number(clip, '{:+.3f}')}).",
+    }
+
+
+def undecided(ledger: pd.DataFrame) -> str:
+    """How much is undecided, and what would decide it."""
+    open_, words = ledger[ledger.verdict == "undecided"], []
+    kinds = {
+        "too few seeds": "more seeds",
+        "the interval": "more pictures, rounds or networks",
+        "no interval": "a second measurement",
+    }
+    for begin, cure in kinds.items():
+        count = int(open_.why.str.startswith(begin).sum())
+        words += [f"{count} want {cure}"] if count else []
+    rest = len(open_) - sum(open_.why.str.startswith(k).sum() for k in kinds)
+    words += [f"{rest} rest on a guard that is not met"] if rest else []
+    waiting = int((ledger.verdict == "not run").sum())
+    trained = ledger[(ledger.evidence == "trained") & (ledger.verdict != "not run")]
+    sure = int(trained.verdict.isin(["holds", "fails", "reproduced", "differs"]).sum())
+    return (
+        f"{len(open_)} rows are undecided: {listed(words)}. Of the {len(trained)} rows that rest"
+        f" on trained networks {sure} are decided. {waiting} rows wait for a table that this"
+        " collection does not make yet."
     )

@@ -1,0 +1,270 @@
+"""Readings of notebooks 02 to 06: what their figures and tables say, in words made from the numbers
+(see `readings`).
+"""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from nanosd_lib.views.readings import between, digits, listed
+
+LOW_ERROR = 0.1  # what notebook 03 calls a low error (ours)
+
+
+def _in(row: pd.Series, name: str) -> str:
+    """A number of a row between its `_low` and `_high`."""
+    return between(row[name], row[f"{name}_low"], row[f"{name}_high"])
+
+
+def _against(low: float, high: float, one: float = 1.0) -> str:
+    """below | above | undecided: where an interval lies against a number."""
+    return "below" if high < one else "above" if low > one else "undecided"
+
+
+def _named(rows: pd.DataFrame) -> str:
+    return listed([f"{r.stage}:{r.code}" for r in rows.itertuples()])
+
+
+# -------------------------------------------------------------------------------------- notebook 02
+def surgery(networks: pd.DataFrame, sensitivity: pd.DataFrame, predicted: pd.DataFrame) -> str:
+    """Page 02 in one sentence: networks (model, params, gmac_linear, gmac_attention) with rows
+    "with" and "without" E4, M and D4; sensitivity_cost.csv; latency_prediction.csv.
+    """
+    n = networks.set_index("model")
+    n["gmac"] = n.gmac_linear + n.gmac_attention
+    share = 1 - n.loc["without", ["params", "gmac"]] / n.loc["with", ["params", "gmac"]]
+    deep = sensitivity[(sensitivity.how == "removed") & (sensitivity.removed == "E4+M+D4")].iloc[0]
+    rows = predicted[(predicted.rows == "published") & (predicted.strings == "corrected")]
+    rank = rows[rows.target == "htp_ms"].set_index("predictor").spearman
+    return (
+        f"E4, M and D4 hold {share.params:.0%} of SD 1.5's parameters and {share.gmac:.0%} of its"
+        " multiply-adds, and on this teacher their removal moves the predicted noise by"
+        f" {_in(deep, 'eps_error')} of its power; over the"
+        " nine published networks, each left out once, parameters order the NPU's milliseconds at"
+        f" rank {rank['parameters']:.2f}, attention blocks at 64x64 at"
+        f" {rank['attention at 64x64']:.2f}."
+    )
+
+
+def which_can_go(sensitivity: pd.DataFrame) -> str:
+    """What a stage saves against what its removal does (sensitivity_cost.csv)."""
+    taken = sensitivity[sensitivity.how == "removed"].set_index("removed")
+    alone = taken.drop("E4+M+D4")
+    least, most = alone.tafid.idxmin(), alone.tafid.idxmax()
+    deep = taken.loc["E4+M+D4"]
+    return (
+        f"Removing {most} alone puts the pictures furthest from the teacher's (tAFID"
+        f" {_in(alone.loc[most], 'tafid')}), {least} the"
+        f" least ({digits(alone.tafid[least])}). E4, M and D4 together save"
+        f" {deep.params_saved_share:.0%} of the parameters and {digits(deep.ms_saved)} ms, at tAFID"
+        f" {_in(deep, 'tafid')}; the teacher with other noise has"
+        f" {digits(deep.floor)}."
+    )
+
+
+def additive(additivity: pd.DataFrame) -> str:
+    """How far sums of stages are off (additivity.csv)."""
+    off = additivity.assign(off=additivity.relative_error.abs())
+    worst = off.loc[off.groupby(["width", "backend"]).off.idxmax()]
+    parts = [f"{r.off:.0%} ({r.model}) on {r.width}, {r.backend}" for r in worst.itertuples()]
+    return f"The worst sum of stages misses the measured network by {listed(parts)}."
+
+
+# -------------------------------------------------------------------------------------- notebook 03
+def distilled(surrogates: pd.DataFrame, target: pd.DataFrame, steps: int) -> str:
+    """Page 03 in one sentence: surrogates.csv and e3_target.csv."""
+    low = surrogates.relative_error_high < LOW_ERROR
+    by = target.set_index("taught")
+    one, none = by.loc["D4"], by.loc["nothing"]
+    return (
+        f"After {steps} steps {low.sum()} of {len(surrogates)} surrogates have a held-out error"
+        f" surely below {LOW_ERROR:g} (median {digits(surrogates.relative_error.median())}; one"
+        " constant would have 1), one teacher pass a step serving all; N2 assembled from them is at"
+        f" tAFID {_in(one, 'tafid')}, cut out of the teacher with"
+        f" nothing taught at {_in(none, 'tafid')}."
+    )
+
+
+def learning(curve: pd.DataFrame) -> str:
+    """How the held-out errors fall (fwkd_curve.csv): in the first and in the last quarter."""
+    by = curve.set_index("step")
+    start, first, before, end = (by.iloc[k] for k in (0, 1, -2, -1))
+    early = ((start - first) / (start - end)).median()
+    late = (1 - end / before).median()
+    worst = end.idxmax()
+    tail = "still falls" if late > 0.05 else "has nearly stopped"
+    return (
+        f"{early:.0%} of the fall comes in the first quarter of the steps (median over surrogates);"
+        f" in the last quarter the error {tail}, by {late:.0%}. Furthest from its stage stays"
+        f" {worst}, at {digits(end[worst])}."
+    )
+
+
+def survivors(surrogates: pd.DataFrame, keep_error: float) -> str:
+    """What pruning decides (surrogates.csv)."""
+    gone, by = surrogates[~surrogates.kept], surrogates.groupby("stage").relative_error.median()
+    what = f"{_named(gone)} go" if len(gone) else "nothing goes"
+    short = surrogates[~surrogates.code.str.contains("A")].relative_error.median()
+    long = surrogates[surrogates.code.str.contains("A")].relative_error.median()
+    return (
+        f"At a threshold of {keep_error:g} {what}. Hardest to copy is {by.idxmax()} (median"
+        f" {digits(by.max())}), easiest {by.idxmin()} ({digits(by.min())}); codes without attention"
+        f" have a median of {digits(short)}, codes with it {digits(long)}."
+    )
+
+
+def e3_target(ratio: tuple[float, float, float]) -> str:
+    """N2 with E3 taught its own output over N2 with E3 taught D4's, in tAFID."""
+    value, low, high = ratio
+    said = {"below": "comes out nearer to the teacher", "above": "comes out further away"}
+    what = said.get(_against(low, high), "cannot be told apart in this run")
+    return (
+        f"N2 with an E3 that copies the teacher's own E3 {what}: {between(value, low, high)} times"
+        " the tAFID, on the same prompts and noise."
+    )
+
+
+# -------------------------------------------------------------------------------------- notebook 04
+def slimmed(vae: pd.DataFrame, large: pd.DataFrame, total: pd.DataFrame) -> str:
+    """Page 04 in one sentence: vae.csv with the column pictures, vae_sd15.csv, pipeline_total.csv
+    of one geometry.
+    """
+    params = large.drop_duplicates(["model", "part"]).groupby("model").params.sum() / 1e6
+    whole = vae[(vae.model == "slim") & (vae.part == "both")]
+    base = vae[vae.model == "teacher"].set_index("pictures").psnr
+    off = whole.psnr - whole.pictures.map(base)
+    by = off.groupby(whole.pictures).agg(["mean", "min", "max"])
+    lost = [
+        f"{'loses' if r['mean'] < 0 else 'gains'} {abs(r['mean']):.1f} dB on {kind}"
+        f" ({r['min']:+.1f} to {r['max']:+.1f} over seeds)"
+        for kind, r in by.iterrows()
+    ]
+    ratio = total.set_index("configuration").ratio
+    return (
+        f"At SD 1.5's width the slim VAE has {params['slim']:.1f} million parameters for"
+        f" {params['teacher']:.1f}; here it {listed(lost)} against the teacher's, and follows its"
+        f" latents at a correlation of at least {whole.latent_corr.min():.2f}. A tile of SD 1.5's"
+        f" size takes {ratio['slim U-Net']:.0%} of its time with the U-Net slimmed,"
+        f" {ratio['both slim']:.0%} with both."
+    )
+
+
+def halves(vae: pd.DataFrame) -> str:
+    """Which half of the slim VAE costs the decibels (vae.csv with the column pictures)."""
+    base = vae[vae.model == "teacher"].set_index("pictures").psnr
+    slim = vae[(vae.model == "slim") & (vae.part != "both")]
+    off = (slim.psnr - slim.pictures.map(base)).groupby([slim.pictures, slim.part]).mean()
+    parts = []
+    for kind in off.index.get_level_values(0).unique():
+        e, d = off[kind, "encoder"], off[kind, "decoder"]
+        worse = "decoder" if d < e else "encoder"
+        parts.append(f"on {kind} the {worse} costs more (encoder {e:+.1f} dB, decoder {d:+.1f})")
+    return f"Swapped alone, {listed(parts)}."
+
+
+def pipelines(codesign: pd.DataFrame) -> str:
+    """What either slim part adds to tAFID (codesign.csv)."""
+    by = codesign.set_index(["unet", "vae", "aligned"])
+    vae = by.loc[("teacher", "slim", "no")]
+    unet = by.loc[("slim", "teacher", "teacher's latents")]
+    both = by.loc[("slim", "slim", "slim latents")]
+    larger = "U-Net" if unet.tafid > vae.tafid else "VAE"
+    return (
+        f"With the slim VAE alone tAFID is {_in(vae, 'tafid')}, with the slim U-Net alone"
+        f" {_in(unet, 'tafid')}, with both {_in(both, 'tafid')}: the {larger} is what the pictures"
+        f" pay for. The teacher with other noise has {digits(both.floor)}."
+    )
+
+
+# -------------------------------------------------------------------------------------- notebook 05
+def searched(trials: pd.DataFrame, volume: pd.DataFrame, space: int) -> str:
+    """Page 05 in one sentence: search_trials.csv, search_hypervolume.csv, networks in the space."""
+    seen = trials.arch.nunique()
+    parts = []
+    for direction, rows in volume.groupby("direction"):
+        first, last = rows.iloc[0], rows.iloc[-1]
+        more = (last.EHVI - last.random) / max(last.random_std, 1e-12)
+        parts.append(
+            f"for (tAFID, {direction}) EHVI adds {digits(last.EHVI - first.EHVI)} to the"
+            f" hypervolume, random search {digits(last.random - first.random)} on average"
+            f" ({more:+.1f} of its deviations)"
+        )
+    return (
+        f"{seen} of {space:,} networks were looked at; {listed(parts)}. One run each: the ledger"
+        " asks for ten."
+    )
+
+
+def front(own: pd.DataFrame, trials: pd.DataFrame, family: pd.DataFrame) -> str:
+    """Who stands on the front of the (tAFID, latency) search: its rows of search_trials.csv, all
+    trials, and the published networks (model, tafid, latency).
+    """
+    picked = (own.phase == "ehvi").sum()
+    judged = trials[(trials.direction == "latency") & (trials.search == "EHVI")]
+    free = [
+        r.model
+        for r in family.itertuples()
+        if not ((judged.tafid < r.tafid) & (judged.latency < r.latency)).any()
+    ]
+    best = trials[trials.direction == "latency"].groupby("search").tafid.min()
+    return (
+        f"{picked} of the {len(own)} networks on the front were picked by EHVI, the rest are of the"
+        f" first design. Of the published networks {listed(free)} lie behind none that this search"
+        f" judged. The smallest tAFID is {digits(best['EHVI'])} in the search and"
+        f" {digits(best['random'])} among networks drawn at random."
+    )
+
+
+def errors_and_pictures(rho: tuple[float, float, float], n: int) -> str:
+    """Whether stage errors rank networks: Spearman's correlation with its interval."""
+    value, low, high = rho
+    where = _against(low, high, 0.5)
+    said = {"above": "order the networks well", "below": "do not order the networks"}
+    return (
+        f"Over {n} networks the sums of stage errors {said.get(where, 'may order the networks')}"
+        f" (rank correlation {between(value, low, high)})."
+    )
+
+
+# -------------------------------------------------------------------------------------- notebook 06
+def aligned(family: pd.DataFrame, prior: pd.DataFrame, steps: int) -> str:
+    """Page 06 in one sentence: family.csv and prior.csv."""
+    by = family.set_index("model")
+    n2, best = by.loc["NanoSD2"], family.loc[family.tafid_aligned.idxmin()]
+    p = prior.set_index(["measure", "model"])
+    two = p.loc[("two objects, new caption", "ratio")]
+    return (
+        f"{steps} steps of alignment bring N2 from tAFID"
+        f" {_in(n2, 'tafid_assembled')} to"
+        f" {_in(n2, 'tafid_aligned')}; nearest to the"
+        f" teacher comes {best.model} ({digits(best.tafid_aligned)}), where the teacher with other"
+        f" noise is at {digits(n2.floor)}. N2 then follows two-object prompts"
+        f" {_in(two, 'value')} times as often as the teacher."
+    )
+
+
+def what_is_kept(prior: pd.DataFrame) -> str:
+    """The measures of prior.csv that are surely the teacher's, and those that surely are not."""
+    ratios = prior[prior.model == "ratio"].set_index("measure")
+    names = {
+        "lpips": "LPIPS to the teacher's pictures against the control",
+        "one object": "one-object prompts followed",
+        "two objects, new caption": "two-object prompts followed",
+        "diversity": "diversity",
+        "detail": "fine detail",
+        "largest_over_mean": "the largest step of a path over its mean",
+        "length": "the length of a path",
+    }
+    less: list[str] = []
+    more: list[str] = []
+    open_: list[str] = []
+    for measure, name in names.items():
+        r = ratios.loc[measure]
+        text = f"{name} ({_in(r, 'value')})"
+        {"below": less, "above": more}.get(_against(r.value_low, r.value_high), open_).append(text)
+    parts = [
+        f"{what}: {listed(some)}"
+        for what, some in (("less", less), ("more", more), ("not told apart", open_))
+        if some
+    ]
+    return f"N2 over the teacher, on equal prompts and noise. {'; '.join(parts)}."

@@ -1,0 +1,209 @@
+"""readings_study: every reading is given two tables and says two different things."""
+
+from __future__ import annotations
+
+import pandas as pd
+import pytest
+
+from nanosd_lib.views import readings_study as readings
+
+
+def interval(name, value, spread=0.1):
+    return {name: value, f"{name}_low": value * (1 - spread), f"{name}_high": value * (1 + spread)}
+
+
+def sensitivity(deep=1.4, d1=90.0):
+    rows = []
+    for removed, tafid in (("E1", 60.0), ("D1", d1), ("E4", 0.2), ("E4+M+D4", deep)):
+        row = {"removed": removed, "how": "removed", "params_saved_share": 0.4, "ms_saved": 2.0}
+        rows.append(row | interval("tafid", tafid) | interval("eps_error", tafid / 300))
+    return pd.DataFrame(rows).assign(floor=2.6)
+
+
+def networks(params=100.0):
+    rows = [("with", 860.0, 380.0, 20.0), ("without", 860.0 - params, 360.0, 18.0)]
+    return pd.DataFrame(rows, columns=["model", "params", "gmac_linear", "gmac_attention"])
+
+
+def predicted(rank=0.3):
+    rows = [("parameters", rank), ("attention at 64x64", 0.9)]
+    table = pd.DataFrame(rows, columns=["predictor", "spearman"])
+    return table.assign(rows="published", strings="corrected", target="htp_ms")
+
+
+def additivity(worst=0.33):
+    rows = [("TinySD", "ort-int8", "SD 1.5", worst), ("N2", "ort-int8", "SD 1.5", -0.02)]
+    return pd.DataFrame(rows, columns=["model", "backend", "width", "relative_error"])
+
+
+def surrogates(d1=0.05, kept=True):
+    rows = [("E1", "R", 0.2), ("E1", "RA", 0.1), ("D1", "RR", d1)]
+    table = pd.DataFrame(
+        [{"stage": s, "code": c, **interval("relative_error", e)} for s, c, e in rows]
+    )
+    return table.assign(kept=[kept, True, True])
+
+
+def target(nothing=40.0):
+    rows = [{"taught": k, **interval("tafid", v)} for k, v in (("D4", 14.0), ("nothing", nothing))]
+    return pd.DataFrame(rows)
+
+
+def curve(last=0.30):
+    return pd.DataFrame({"step": [0, 40, 80, 120, 160], "E1:R": [1, 0.5, 0.4, 0.31, last]})
+
+
+def vae(slim=30.0, encoder=31.0, decoder=30.5):
+    rows = [("teacher", "both", 32.0), ("slim", "both", slim), ("slim", "encoder", encoder)]
+    rows.append(("slim", "decoder", decoder))
+    table = pd.DataFrame(rows, columns=["model", "part", "psnr"])
+    return table.assign(pictures="held-out scenes", latent_corr=0.97, seed=0)
+
+
+def large():
+    rows = [("slim", "encoder", 2e6), ("slim", "decoder", 1.3e6), ("teacher", "encoder", 34e6)]
+    return pd.DataFrame(rows, columns=["model", "part", "params"])
+
+
+def total(both=0.2):
+    rows = [("slim U-Net", 0.8), ("both slim", both)]
+    return pd.DataFrame(rows, columns=["configuration", "ratio"])
+
+
+def codesign(unet=20.0):
+    rows = [("teacher", "slim", "no", 1.0), ("slim", "teacher", "teacher's latents", unet)]
+    rows.append(("slim", "slim", "slim latents", 22.0))
+    kept = [
+        {"unet": u, "vae": v, "aligned": a, **interval("tafid", x), "floor": 2.6}
+        for u, v, a, x in rows
+    ]
+    return pd.DataFrame(kept)
+
+
+def trials(n=20):
+    return pd.DataFrame({"arch": [f"n{k}" for k in range(n)]})
+
+
+def volume(ehvi=9.0):
+    rows = [(9, 5.0, 5.0, 0.0), (19, ehvi, 6.0, 0.5)]
+    table = pd.DataFrame(rows, columns=["order", "EHVI", "random", "random_std"])
+    return table.assign(direction="latency")
+
+
+def judged(best=20.0):
+    rows = [("initial", 20.0, best), ("ehvi", 10.0, 40.0), ("random", 15.0, 30.0)]
+    table = pd.DataFrame(rows, columns=["phase", "latency", "tafid"])
+    return table.assign(direction="latency", search=["EHVI", "EHVI", "random"])
+
+
+def points():
+    rows = [("N2", 25.0, 12.0), ("N7", 30.0, 60.0)]
+    return pd.DataFrame(rows, columns=["model", "latency", "tafid"])
+
+
+def family(n2=10.0):
+    rows = [("NanoSD2", 30.0, n2), ("TinySD", 20.0, 8.0)]
+    kept = [
+        {"model": m, **interval("tafid_assembled", b), **interval("tafid_aligned", a)}
+        for m, b, a in rows
+    ]
+    return pd.DataFrame(kept).assign(floor=2.6)
+
+
+def prior(two=0.3, diversity=1.0):
+    values = {"lpips": 0.7, "one object": 0.9, "two objects, new caption": two}
+    values |= {"diversity": diversity, "detail": 0.8, "largest_over_mean": 1.0, "length": 1.2}
+    rows = [
+        {"measure": k, "model": "ratio", **interval("value", v, 0.05), "n": 96}
+        for k, v in values.items()
+    ]
+    return pd.DataFrame(rows)
+
+
+CASES = {
+    "surgery": (
+        lambda: readings.surgery(networks(), sensitivity(), predicted()),
+        lambda: readings.surgery(networks(300.0), sensitivity(30.0), predicted(0.8)),
+        ["rank 0.30", "rank 0.80"],
+    ),
+    "which can go": (
+        lambda: readings.which_can_go(sensitivity()),
+        lambda: readings.which_can_go(sensitivity(d1=10.0)),
+        ["Removing D1 alone", "Removing E1 alone"],
+    ),
+    "additive": (
+        lambda: readings.additive(additivity()),
+        lambda: readings.additive(additivity(0.01)),
+        ["33% (TinySD)", "2% (N2)"],
+    ),
+    "distilled": (
+        lambda: readings.distilled(surrogates(), target(), 160),
+        lambda: readings.distilled(surrogates(0.3), target(16.0), 160),
+        ["1 of 3 surrogates", "0 of 3 surrogates"],
+    ),
+    "learning": (
+        lambda: readings.learning(curve()),
+        lambda: readings.learning(curve(0.2)),
+        ["has nearly stopped", "still falls"],
+    ),
+    "survivors": (
+        lambda: readings.survivors(surrogates(), 0.5),
+        lambda: readings.survivors(surrogates(kept=False), 0.15),
+        ["nothing goes", "E1:R go"],
+    ),
+    "E3's target": (
+        lambda: readings.e3_target((0.8, 0.7, 0.9)),
+        lambda: readings.e3_target((1.1, 0.9, 1.3)),
+        ["nearer to the teacher", "cannot be told apart"],
+    ),
+    "slimmed": (
+        lambda: readings.slimmed(vae(), large(), total()),
+        lambda: readings.slimmed(vae(33.0), large(), total(0.5)),
+        ["loses 2.0 dB", "gains 1.0 dB"],
+    ),
+    "halves": (
+        lambda: readings.halves(vae()),
+        lambda: readings.halves(vae(encoder=30.0)),
+        ["the decoder costs more", "the encoder costs more"],
+    ),
+    "pipelines": (
+        lambda: readings.pipelines(codesign()),
+        lambda: readings.pipelines(codesign(0.5)),
+        ["the U-Net is what", "the VAE is what"],
+    ),
+    "searched": (
+        lambda: readings.searched(trials(), volume(), 32768),
+        lambda: readings.searched(trials(30), volume(6.0), 32768),
+        ["20 of 32,768", "+0.0 of its deviations"],
+    ),
+    "front": (
+        lambda: readings.front(judged().head(2), judged(), points()),
+        lambda: readings.front(judged(5.0).head(1), judged(5.0), points()),
+        ["1 of the 2 networks on the front", "0 of the 1 networks on the front"],
+    ),
+    "errors and pictures": (
+        lambda: readings.errors_and_pictures((0.7, 0.6, 0.8), 59),
+        lambda: readings.errors_and_pictures((0.4, 0.1, 0.6), 59),
+        ["order the networks well", "may order the networks"],
+    ),
+    "aligned": (
+        lambda: readings.aligned(family(), prior(), 60),
+        lambda: readings.aligned(family(5.0), prior(0.8), 60),
+        ["nearest to the teacher comes TinySD", "comes NanoSD2"],
+    ),
+    "what is kept": (
+        lambda: readings.what_is_kept(prior()),
+        lambda: readings.what_is_kept(prior(1.0, 1.5)),
+        ["less: LPIPS", "more: diversity"],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_two_tables_are_read_as_two_sentences(name):
+    one, two, words = CASES[name]
+    texts = one(), two()
+    assert texts[0] != texts[1]
+    for text, part in zip(texts, words, strict=True):
+        assert part in text and text[0].isupper() | text[0].isdigit() and text[-1] == "."
+        assert "nan" not in text and "  " not in text
