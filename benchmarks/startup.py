@@ -26,14 +26,14 @@ import psutil
 from tqdm.auto import tqdm
 
 from nanosd_lib.paths import ROOT
-from nanosd_lib.runs import forking, kernels
+from nanosd_lib.engine import forking, kernels
 
 MODULES = {  # and what they were called when the library had no rooms
     "paper": "paper",
     "runs.provenance": "provenance",
-    "runs.jobs": "jobs",
-    "runs.doctor": "doctor",
-    "runs.runner": "runner",
+    "studies.jobs": "jobs",
+    "studies.doctor": "doctor",
+    "studies.runner": "runner",
     "runs.notebook": "store",
     "search.ehvi": "search",
     "networks.surgery": "surgery",

@@ -22,34 +22,37 @@ app = typer.Typer(
 )
 WORDS = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 MAINS = {  # verb: module of this library, what it does
-    "reproduce": ("runs.runner", "execute every notebook: --profile, --seed, --set"),
-    "run": ("runs.runner", "execute one notebook: --nb and the same"),
+    "reproduce": ("studies.runner", "execute every notebook: --profile, --seed, --set"),
+    "run": ("studies.runner", "execute one notebook: --nb and the same"),
     "hardware": ("recipes.device_profile", "profile SD 1.5's stages, networks and pipeline here"),
-    "sweep": ("runs.sweep", "many studies and their spread, or `status`"),
-    "doctor": ("runs.doctor", "what this machine has, and which profiles it can run"),
+    "sweep": ("studies.sweep", "many studies and their spread, or `status`"),
+    "doctor": ("studies.doctor", "what this machine has, and which profiles it can run"),
     "dryrun": ("recipes.dryrun", "every computation once with random weights, and a plan"),
     "teacher": ("recipes.teacher", "train sd-mini from nothing"),
-    "reference": ("runs.reference", "copy a finished run, or one page of it, to results/reference"),
-    "stale": ("runs.stale", "which pages of results/reference the code has outgrown"),
+    "reference": (
+        "studies.reference",
+        "a finished run, or a page of it, becomes results/reference",
+    ),
+    "stale": ("studies.stale", "which pages of results/reference the code has outgrown"),
     "compare": (
-        "runs.compare",
+        "studies.compare",
         "a finished run beside the reference, claim by claim: --run FOLDER",
     ),
-    "drift": ("runs.drift", "the smoke run with one thread and with two, compared"),
+    "drift": ("studies.drift", "the smoke run with one thread and with two, compared"),
 }
 
 
 def _add(verb: str, module: str, what: str) -> None:
     @app.command(verb, help=what, context_settings=WORDS)
     def call(words: typer.Context) -> None:
-        from nanosd_lib.runs.interrupts import leave
+        from nanosd_lib.engine.interrupts import leave
 
         try:
             paths.store_root(), paths.device_root()
         except ValueError as error:
             print(f"error: {error}", file=sys.stderr)
             leave(2)
-        own = [verb] if module == "runs.runner" else []
+        own = [verb] if module == "studies.runner" else []
         leave(importlib.import_module(f"nanosd_lib.{module}").main([*own, *words.args]))
 
 

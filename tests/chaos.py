@@ -273,7 +273,7 @@ def memory_kill(place: Place) -> tuple:
     """Notebook 03 under a memory limit that it cannot meet: the system kills its kernel. The run
     and the status table say so; the next run, without the limit, goes on.
     """
-    from nanosd_lib.runs import sweep
+    from nanosd_lib.studies import sweep
 
     fault, report = "kernel of 03 killed for memory", place.results / "smoke" / "run.json"
     for folder in place.store.glob("fwkd-*"):

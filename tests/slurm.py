@@ -150,14 +150,14 @@ def _until(true, seconds: float, what: str) -> None:
 def trial(folder: Path) -> None:
     """Jobs, a job that dies, and a sweep of two studies whose first job is killed and resumed."""
     from nanosd_lib import paths
-    from nanosd_lib.runs import jobs, sweep
+    from nanosd_lib.studies import jobs, sweep
 
     echo = [
-        jobs.Job("nanosd_lib.runs.sweep:echo", {"value": k}, str(folder / "store"))
+        jobs.Job("nanosd_lib.studies.sweep:echo", {"value": k}, str(folder / "store"))
         for k in range(4)
     ]
     echo.append(
-        jobs.Job("nanosd_lib.runs.sweep:echo", {"value": 9, "die": 9}, str(folder / "store"))
+        jobs.Job("nanosd_lib.studies.sweep:echo", {"value": 9, "die": 9}, str(folder / "store"))
     )
     ended = jobs.run(echo, "slurm", 2, folder / "logs")
     assert [e.artifact is None for e in ended] == [False] * 4 + [True], ended

@@ -15,7 +15,8 @@ import pandas as pd
 import pytest
 
 from nanosd_lib import paths
-from nanosd_lib.runs import artifacts, cache, layout, notebook, sweep
+from nanosd_lib.runs import artifacts, cache, layout, notebook
+from nanosd_lib.studies import sweep
 
 WRITER = """
 import sys

@@ -8,7 +8,7 @@ import os
 import pandas as pd
 import pytest
 
-from nanosd_lib.runs import compare
+from nanosd_lib.studies import compare
 
 PAGES = [p.stem for p in compare._notebooks()]
 ROWS = {  # id: ours, low, high, n, verdict

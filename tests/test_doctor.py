@@ -7,7 +7,8 @@ import os
 import psutil
 import pytest
 
-from nanosd_lib.runs import doctor, layout
+from nanosd_lib.runs import layout
+from nanosd_lib.studies import doctor
 
 
 @pytest.fixture(autouse=True)

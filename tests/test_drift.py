@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from nanosd_lib.paths import ROOT
-from nanosd_lib.runs import drift
+from nanosd_lib.studies import drift
 
 
 @pytest.mark.parametrize(

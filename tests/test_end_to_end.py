@@ -19,7 +19,7 @@ from test_safety import BLOCKED
 
 from nanosd_lib import paper
 from nanosd_lib.networks import arch
-from nanosd_lib.runs import compare, drift, stale
+from nanosd_lib.studies import compare, drift, stale
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted(p.stem for p in (ROOT / "notebooks").glob("[0-9]*.ipynb"))

@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from nanosd_lib import paths
-from nanosd_lib.runs import arguments, endstate, engine, kernels, resident
+from nanosd_lib.engine import arguments, endstate, engine, kernels, resident
 from nanosd_lib.views import explorers
 
 PARAMETERS = "profile = 'smoke'\nseed = 0\nrate = 0.5\noverrides = {}"
@@ -151,7 +151,7 @@ def test_papermills_own_command_leaves_the_users_settings_out(tmp_path):
 
 
 ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
-ONE = "import sys, pathlib; from nanosd_lib.runs import kernels\n"
+ONE = "import sys, pathlib; from nanosd_lib.engine import kernels\n"
 ONE += "source, out = map(pathlib.Path, sys.argv[1:])\nprint(kernels.execute(source, out, {}, {}))"
 
 

@@ -20,11 +20,11 @@ print(papermill_engines.get_engine('nanosd').execute_notebook.__self__)
 
 
 @pytest.mark.parametrize(
-    "first, then", [("from nanosd_lib.runs import engine", MODULES), ("import papermill", [])]
+    "first, then", [("from nanosd_lib.engine import engine", MODULES), ("import papermill", [])]
 )
 def test_papermill_and_its_engine_import_each_other(first, then):
     """papermill asks for the engine as it is imported, and the engine is made of papermill."""
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", f"import sys; {first}; {ALL}{CHECK}", *then]
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
-    assert done.stdout.strip() == "<class 'nanosd_lib.runs.engine.NanoSDEngine'>", done.stderr
+    assert done.stdout.strip() == "<class 'nanosd_lib.engine.engine.NanoSDEngine'>", done.stderr

@@ -15,11 +15,12 @@ import pytest
 
 from nanosd_lib import paper
 from nanosd_lib.paths import ROOT
-from nanosd_lib.runs import jobs, layout, processes, sweep
+from nanosd_lib.runs import layout, processes
+from nanosd_lib.studies import jobs, sweep
 
 
 def job(tmp_path, **description) -> jobs.Job:
-    return jobs.Job("nanosd_lib.runs.sweep:echo", description, str(tmp_path / "store"))
+    return jobs.Job("nanosd_lib.studies.sweep:echo", description, str(tmp_path / "store"))
 
 
 @pytest.mark.parametrize("how, workers", [("here", 1), ("pool", 2)])
@@ -219,7 +220,7 @@ def test_the_command_itself_runs_its_jobs(tmp_path):
     )
     env = os.environ | {"NANOSD_RESULTS": str(tmp_path), "PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
-    assert "nanosd_lib.runs.sweep:study" in done.stdout and done.returncode == 1, done.stderr
+    assert "nanosd_lib.studies.sweep:study" in done.stdout and done.returncode == 1, done.stderr
 
 
 def test_what_a_cluster_is_asked_for():
@@ -246,8 +247,8 @@ def test_an_interrupted_study_ends_the_sweep(monkeypatch):
 SLOW = """
 import os, sys, time
 from pathlib import Path
-from nanosd_lib.runs import jobs
-from nanosd_lib.runs.interrupts import signals
+from nanosd_lib.studies import jobs
+from nanosd_lib.engine.interrupts import signals
 
 class Slow:
     def __init__(self, k):

@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from nanosd_lib import paths
-from nanosd_lib.runs import forking, kernels, variables
+from nanosd_lib.engine import forking, kernels, variables
 
 pytestmark = pytest.mark.skipif(bool(forking.unfit()), reason=f"no forks here: {forking.unfit()}")
 
@@ -240,8 +240,8 @@ def test_where_none_can_be_forked_one_line_says_why(tmp_path, books, monkeypatch
 STUDY = """
 import sys
 from pathlib import Path
-from nanosd_lib.runs import forking, kernels, variables
-from nanosd_lib.runs.interrupts import signals
+from nanosd_lib.engine import forking, kernels, variables
+from nanosd_lib.engine.interrupts import signals
 folder = Path(sys.argv[1])
 books = [folder / "in.ipynb"] * 2
 with signals(), forking.ahead(books):

@@ -10,7 +10,8 @@ import pandas as pd
 import pytest
 
 from nanosd_lib.paths import ROOT
-from nanosd_lib.runs import layout, reference
+from nanosd_lib.runs import layout
+from nanosd_lib.studies import reference
 
 FOLDER = reference.REFERENCE
 

@@ -16,8 +16,9 @@ import nbformat
 import psutil
 import pytest
 
+from nanosd_lib.engine import interrupts, kernels
 from nanosd_lib.paths import ROOT
-from nanosd_lib.runs import interrupts, kernels, runner, study
+from nanosd_lib.studies import runner, study
 
 PARAMETERS = "profile = 'mini'\nseed = 0\noverrides = {}"
 LEDGER = """
@@ -125,8 +126,8 @@ def test_the_next_run_is_green_again(books):
 
 
 COMMAND = """
-import sys; from pathlib import Path; from nanosd_lib.runs import runner
-from nanosd_lib.runs.interrupts import leave; print(flush=True)
+import sys; from pathlib import Path; from nanosd_lib.studies import runner
+from nanosd_lib.engine.interrupts import leave; print(flush=True)
 leave(runner.main(sys.argv[1:], Path({books!r})))
 """
 

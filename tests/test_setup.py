@@ -144,9 +144,12 @@ MAY = {
     "search": BASE | {"networks"},
     "hardware": BASE | {"networks"},
     "runs": BASE,
+    "engine": BASE | {"runs"},
+    "studies": BASE | {"runs", "engine"},
     "recipes": LEARNED | {"learning", "restoration", "search", "hardware", "runs"},
     "views": {"paths", "paper"},
-    "cli": LEARNED | {"learning", "restoration", "search", "hardware", "runs", "recipes"},
+    "cli": LEARNED
+    | {"learning", "restoration", "search", "hardware", "runs", "engine", "studies", "recipes"},
 }
 
 
@@ -217,7 +220,8 @@ def test_what_is_cached_never_reaches_the_machinery():
     assert len(cached_functions()) > 20
     for function in cached_functions():
         reached = provenance.source_closure({function.rpartition(".")[0]})
-        assert not {m for m in reached if room(m) in ("runs", "recipes", "views")}, function
+        machinery = ("runs", "engine", "studies", "recipes", "views")
+        assert not {m for m in reached if room(m) in machinery}, function
 
 
 def recomputed(module: str) -> set[str]:
@@ -246,7 +250,7 @@ def test_the_source_closure_follows_imports():
     closure = provenance.source_closure({"nanosd_lib.runs.notebook"})
     runs = {f"nanosd_lib.runs.{m}" for m in ("artifacts", "layout", "profiles")}
     assert runs | {"nanosd_lib.paths"} <= closure.keys()
-    assert "nanosd_lib.runs.runner" not in closure
+    assert "nanosd_lib.studies.runner" not in closure
 
 
 @pytest.mark.parametrize(

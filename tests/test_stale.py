@@ -10,7 +10,8 @@ import subprocess
 import pytest
 
 from nanosd_lib.paths import ROOT
-from nanosd_lib.runs import layout, profiles, provenance, reference, stale
+from nanosd_lib.runs import layout, profiles, provenance
+from nanosd_lib.studies import reference, stale
 
 PAGES = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
 

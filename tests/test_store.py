@@ -24,7 +24,8 @@ from PIL import Image
 import nanosd_lib
 from nanosd_lib import paths
 from nanosd_lib.paths import ROOT
-from nanosd_lib.runs import artifacts, cache, jobs, layout, notebook, provenance, sweep
+from nanosd_lib.runs import artifacts, cache, layout, notebook, provenance
+from nanosd_lib.studies import jobs, sweep
 
 TOY = """
 import time
@@ -570,7 +571,7 @@ def test_in_a_common_store_it_is_set_aside(as_other, tmp_path, monkeypatch):
 def test_an_artifact_that_may_not_be_read_is_one_line(as_other, tmp_path, closed, mode):
     first = echo(tmp_path / "store")
     (first.path / closed).chmod(mode)
-    job = jobs.Job("nanosd_lib.runs.sweep:echo", {"value": 1}, str(tmp_path / "store"))
+    job = jobs.Job("nanosd_lib.studies.sweep:echo", {"value": 1}, str(tmp_path / "store"))
     for call in (lambda: echo(tmp_path / "store"), job.finished):
         with as_other(), pytest.raises(PermissionError) as error:
             call()

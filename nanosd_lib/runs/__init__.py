@@ -1,1 +1,1 @@
-"""One notebook's run, what it keeps, and batches of runs; no science."""
+"""What one run keeps: profile, cache, artifacts, provenance, weights, tables; no science."""

@@ -21,7 +21,8 @@ import nanosd_lib
 from nanosd_lib.paths import PACKAGE, ROOT
 
 # what runs and keeps computations without deciding what is in them
-MACHINERY = (f"{PACKAGE}.runs.", f"{PACKAGE}.views.explorers", f"{PACKAGE}.paths")
+ROOMS = tuple(f"{PACKAGE}.{room}." for room in ("runs", "engine", "studies"))
+MACHINERY = (*ROOMS, f"{PACKAGE}.views.explorers", f"{PACKAGE}.paths")
 
 
 # the folders of data/ that a module reads by itself, whoever calls it

@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from nanosd_lib.runs import endstate, layout
+from nanosd_lib.engine import endstate
+from nanosd_lib.runs import layout
 from nanosd_lib.runs.cells import cell_tree
 
 TYPES = (bool, int, float, complex, str, list, tuple, set, dict)

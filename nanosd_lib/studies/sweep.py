@@ -21,11 +21,12 @@ from typing import Any
 import pandas as pd
 
 from nanosd_lib import paper, paths
+from nanosd_lib.engine.interrupts import Interrupted, came, cause, say, signals
 from nanosd_lib.paths import PACKAGE, ROOT
-from nanosd_lib.runs import jobs, layout, processes, profiles, runner
-from nanosd_lib.runs.interrupts import Interrupted, came, cause, say, signals
+from nanosd_lib.runs import layout, processes, profiles
 from nanosd_lib.runs.provenance import canonical, file_hash, text_hash
-from nanosd_lib.runs.study import Study, read
+from nanosd_lib.studies import jobs, runner
+from nanosd_lib.studies.study import Study, read
 
 COLOURS = {"ok": "#d7f0d9", "running": "#fbf3c8", "not started": "#eeeeee"}
 BAD = "#f8d3cf"

@@ -19,10 +19,12 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from nanosd_lib import paths
+from nanosd_lib.engine import forking, kernels
+from nanosd_lib.engine.interrupts import Interrupted, came, cause, held, say, signals
 from nanosd_lib.paths import ROOT
-from nanosd_lib.runs import forking, kernels, layout, processes, registry, stale
-from nanosd_lib.runs.interrupts import Interrupted, came, cause, held, say, signals
+from nanosd_lib.runs import layout, processes, registry
 from nanosd_lib.runs.provenance import git_state, lock_hash, machine
+from nanosd_lib.studies import stale
 
 REPORT = "run.json"
 PATIENCE = 10.0  # seconds for the report's lock: whoever has it is writing one small file

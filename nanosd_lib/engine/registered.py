@@ -11,7 +11,7 @@ from typing import Any
 
 class _Later(type):
     def __getattr__(cls, name: str) -> Any:
-        from nanosd_lib.runs import engine
+        from nanosd_lib.engine import engine
 
         return getattr(engine.NanoSDEngine, name)
 

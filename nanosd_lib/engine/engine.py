@@ -42,10 +42,10 @@ from papermill.iorw import papermill_io
 from papermill.log import logger
 
 from nanosd_lib import paths
-from nanosd_lib.runs import arguments, endstate, forking, resident, variables
-from nanosd_lib.runs.endstate import NotebookFailed
-from nanosd_lib.runs.interrupts import Interrupted, came, held, signals
-from nanosd_lib.runs.resident import Watch
+from nanosd_lib.engine import arguments, endstate, forking, resident, variables
+from nanosd_lib.engine.endstate import NotebookFailed
+from nanosd_lib.engine.interrupts import Interrupted, came, held, signals
+from nanosd_lib.engine.resident import Watch
 
 OUTPUT_CAP = 8_000_000  # bytes of one notebook's outputs
 SAVE_EVERY = 10.0  # seconds between two writes of the file

@@ -24,9 +24,9 @@ from typing import TYPE_CHECKING, Any
 from tqdm.auto import tqdm
 
 from nanosd_lib import paths
+from nanosd_lib.engine.interrupts import Interrupted, came, held
 from nanosd_lib.runs import cache
 from nanosd_lib.runs.artifacts import Artifact
-from nanosd_lib.runs.interrupts import Interrupted, came, held
 
 if TYPE_CHECKING:
     import torch

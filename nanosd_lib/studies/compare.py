@@ -16,8 +16,9 @@ import pandas as pd
 
 from nanosd_lib import paths
 from nanosd_lib.paths import ROOT
-from nanosd_lib.runs import layout, study
-from nanosd_lib.runs.stale import REFERENCE
+from nanosd_lib.runs import layout
+from nanosd_lib.studies import study
+from nanosd_lib.studies.stale import REFERENCE
 
 HELD = ("ours", "low", "high", "n", "verdict")
 SAME = 1e-9  # relative: the same digits

@@ -15,12 +15,12 @@ import papermill
 from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
 
 from nanosd_lib import paths
-from nanosd_lib.paths import shown
-from nanosd_lib.runs import (
+from nanosd_lib.engine import (
     arguments,
     endstate,
     engine,  # noqa: F401  registers `nanosd`, also where this library is not installed
 )
+from nanosd_lib.paths import shown
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,8 @@ import psutil
 from packaging.version import Version
 
 from nanosd_lib import paths
-from nanosd_lib.runs import kernels, layout, profiles, registry
+from nanosd_lib.engine import kernels
+from nanosd_lib.runs import layout, profiles, registry
 
 # versions known to break, found by trying
 BROKEN = (

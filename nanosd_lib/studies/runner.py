@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from nanosd_lib import paths
+from nanosd_lib.engine import kernels
+from nanosd_lib.engine.interrupts import cause, signals
 from nanosd_lib.paths import ROOT
-from nanosd_lib.runs import kernels, profiles
-from nanosd_lib.runs.interrupts import cause, signals
+from nanosd_lib.runs import profiles
 from nanosd_lib.runs.provenance import made_of
-from nanosd_lib.runs.study import Study
+from nanosd_lib.studies.study import Study
 
 
 def main(argv: list[str] | None = None, notebooks: Path = ROOT / "notebooks") -> int:

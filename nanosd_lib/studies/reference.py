@@ -17,8 +17,9 @@ import pandas as pd
 
 from nanosd_lib import paper, paths
 from nanosd_lib.paths import ROOT
-from nanosd_lib.runs import layout, stale
-from nanosd_lib.runs.stale import REFERENCE
+from nanosd_lib.runs import layout
+from nanosd_lib.studies import stale
+from nanosd_lib.studies.stale import REFERENCE
 
 BEGIN, END = "<!-- reference: begin -->", "<!-- reference: end -->"
 

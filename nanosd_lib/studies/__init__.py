@@ -1,0 +1,1 @@
+"""Many notebooks, many runs, many machines."""
