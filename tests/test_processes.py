@@ -15,7 +15,7 @@ import pytest
 from nanosd_lib.paths import ROOT
 from nanosd_lib.runs import processes
 
-SAY = "import json; from nanosd_lib.runs import processes as p; printjson.dumpsp.me"
+SAY = "import json; from nanosd_lib.runs import processes as p; print(json.dumps(p.me()))"
 
 
 @pytest.fixture
@@ -104,7 +104,7 @@ def test_a_name_with_brackets_and_spaces_hides_no_ticks(tmp_path):
 def test_another_container_is_not_judged(other):
     """The same machine and name, another space of pids."""
     words = ["unshare", "--pid", "--fork", "--mount-proc", sys.executable, "-c"]
-    code = f"from nanosd_lib.runs import processes as p; printp.lives{other[1]!r}"
+    code = f"from nanosd_lib.runs import processes as p; print(p.lives({other[1]!r}))"
     env = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run([*words, code], env=env, capture_output=True, text=True)
     if done.returncode and "unshare" in done.stderr:
