@@ -52,7 +52,8 @@ def against_latency(features: pd.DataFrame, ms: pd.Series, columns: dict[str, st
         few = features[column].nunique() < 10  # counts: a logarithm would lose the zeros
         ax.set(xlabel=label, xscale="linear" if few else "log", yscale="log")
         ax.xaxis.set_major_formatter(ticker.EngFormatter(sep=""))
-        _plain(ax)
+        ax.xaxis.set_minor_formatter(ticker.NullFormatter())
+        figures.plain(ax)
     axes[0].set_ylabel("ms")
     axes[-1].legend(fontsize=7)
     fig.tight_layout()
@@ -81,7 +82,7 @@ def removal(table: pd.DataFrame) -> Figure:
         ax.axhline(table.floor.iloc[0], ls=":", color="black", lw=1, label="teacher, other noise")
         ax.set(xlabel=label, yscale="log")
         ax.margins(0.12)
-        _plain(ax)
+        figures.plain(ax)
     axes[0].set_ylabel("mini-clip tAFID, nothing retrained")
     axes[1].legend(fontsize=7)
     fig.tight_layout()
@@ -142,7 +143,7 @@ def pareto(
             ax.axhline(floor, ls=":", color="black", lw=1, label="teacher, other noise")
         ax.set(xlabel=label, yscale="log")
         ax.xaxis.set_major_formatter(ticker.EngFormatter(sep=""))
-        _plain(ax)
+        figures.plain(ax)
     first = np.atleast_1d(axes)[0]
     first.set_ylabel(ylabel)
     fig.legend(*first.get_legend_handles_labels(), fontsize=8, ncol=6, loc="upper center")
@@ -162,17 +163,11 @@ def hypervolumes(table: pd.DataFrame) -> Figure:
         ax.fill_between(rows.order, low, high, color="#888888", alpha=0.2, lw=0, label=band)
         title = f"log tAFID and {direction}"
         ax.set(xlabel="networks judged", ylabel="hypervolume", title=title)
+        ax.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
+        ax.yaxis.set_major_formatter(ticker.EngFormatter(sep=""))
         ax.legend(fontsize=7)
     fig.tight_layout()
     return fig
-
-
-def _plain(ax: plt.Axes) -> None:
-    """Plain numbers on a logarithmic axis: each decade, at 1, 2 and 5 where there are few."""
-    low, high = ax.get_ylim()
-    ax.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5) if high < 2e3 * low else (1,)))
-    ax.yaxis.set_major_formatter(ticker.StrMethodFormatter("{x:g}"))
-    ax.yaxis.set_minor_formatter(ticker.NullFormatter())
 
 
 def before_after(table: pd.DataFrame) -> Figure:
@@ -200,7 +195,7 @@ def before_after(table: pd.DataFrame) -> Figure:
     ax.set(xlabel="latency (ms, sd-mini, this machine)", yscale="log")
     ax.set_ylabel("mini-clip tAFID (lower is nearer to the teacher)")
     ax.margins(x=0.1)
-    _plain(ax)
+    figures.plain(ax)
     ax.legend(fontsize=7)
     fig.tight_layout()
     return fig

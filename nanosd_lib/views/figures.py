@@ -9,6 +9,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
+from matplotlib import ticker
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -66,6 +67,14 @@ def wrap(text: str, width: int = 20) -> list[str]:
     import textwrap
 
     return textwrap.wrap(text, width)
+
+
+def plain(ax: plt.Axes) -> None:
+    """Plain numbers on a logarithmic y: each decade, at 1, 2 and 5 where there are few."""
+    low, high = ax.get_ylim()
+    ax.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5) if high < 2e3 * low else (1,)))
+    ax.yaxis.set_major_formatter(ticker.StrMethodFormatter("{x:g}"))
+    ax.yaxis.set_minor_formatter(ticker.NullFormatter())
 
 
 def bars(table: pd.DataFrame, value: str, label: str, low: str = "", high: str = "") -> Figure:
