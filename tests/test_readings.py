@@ -112,8 +112,8 @@ def test_which_claims_can_fail_is_decided_by_the_lower_end():
 
 
 def test_digits_have_no_exponent_where_numbers_are_large():
-    assert readings._between(130.4, 98.7, 171.0) == "130 (99 to 170)"
-    assert readings._between(1.5e-5, 6.7e-6, 2.4e-5) == "1.5e-05 (6.7e-06 to 2.4e-05)"
+    assert readings.between(130.4, 98.7, 171.0) == "130 (99 to 170)"
+    assert readings.between(1.5e-5, 6.7e-6, 2.4e-5) == "1.5e-05 (6.7e-06 to 2.4e-05)"
 
 
 # ------------------------------------------------------------------------------------------ ledger

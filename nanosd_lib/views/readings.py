@@ -209,8 +209,8 @@ def sentences(ledger: pd.DataFrame) -> dict[str, str]:
         f" share of the time ({time.backend or 'not timed'}).",
         "Feature-wise distillation": f"{_number(low)} of 30 surrogates are surely below the bound"
         f" ({low.protocol}); a low stage error {makes} an accurate network (rank correlation"
-        f" {_number(ranks)}); a quarter of the data costs {_number(few)} times the error of all"
-        " of it.",
+        f" {_number(ranks, '{:.2f}')}); a quarter of the data costs {_number(few, '{:.2f}')} times"
+        " the error of all of it.",
         "Search": f"That EHVI pays {_verb(speed)} for latency and {_verb(size)} for size: it gains"
         f" {_number(speed, '{:+.0%}')} and {_number(size, '{:+.0%}')} against random search; TinySD"
         f" {tiny.get(behind.verdict, 'may lie behind')} the front on new prompts.",

@@ -11,9 +11,12 @@ from nanosd_lib.views.readings import between, digits, listed
 LOW_ERROR = 0.1  # what notebook 03 calls a low error (ours)
 
 
-def _in(row: pd.Series, name: str) -> str:
+RATIO = "{:.2f}"
+
+
+def _in(row: pd.Series, name: str, form: str = "") -> str:
     """A number of a row between its `_low` and `_high`."""
-    return between(row[name], row[f"{name}_low"], row[f"{name}_high"])
+    return between(row[name], row[f"{name}_low"], row[f"{name}_high"], form)
 
 
 def _against(low: float, high: float, one: float = 1.0) -> str:
@@ -53,9 +56,9 @@ def which_can_go(sensitivity: pd.DataFrame) -> str:
     least, most = alone.tafid.idxmin(), alone.tafid.idxmax()
     deep = taken.loc["E4+M+D4"]
     return (
-        f"Removing {most} alone puts the pictures furthest from the teacher's (tAFID"
-        f" {_in(alone.loc[most], 'tafid')}), {least} the"
-        f" least ({digits(alone.tafid[least])}). E4, M and D4 together save"
+        f"Removing {most} alone puts the pictures furthest from the teacher's, at tAFID"
+        f" {_in(alone.loc[most], 'tafid')}, {least} the"
+        f" least, at {digits(alone.tafid[least])}. E4, M and D4 together save"
         f" {deep.params_saved_share:.0%} of the parameters and {digits(deep.ms_saved)} ms, at tAFID"
         f" {_in(deep, 'tafid')}; the teacher with other noise has"
         f" {digits(deep.floor)}."
@@ -64,7 +67,7 @@ def which_can_go(sensitivity: pd.DataFrame) -> str:
 
 def additive(additivity: pd.DataFrame) -> str:
     """How far sums of stages are off (additivity.csv)."""
-    off = additivity.assign(off=additivity.relative_error.abs())
+    off = additivity.assign(off=additivity.relative_error.abs()).reset_index(drop=True)
     worst = off.loc[off.groupby(["width", "backend"]).off.idxmax()]
     parts = [f"{r.off:.0%} ({r.model}) on {r.width}, {r.backend}" for r in worst.itertuples()]
     return f"The worst sum of stages misses the measured network by {listed(parts)}."
@@ -119,8 +122,8 @@ def e3_target(ratio: tuple[float, float, float]) -> str:
     said = {"below": "comes out nearer to the teacher", "above": "comes out further away"}
     what = said.get(_against(low, high), "cannot be told apart in this run")
     return (
-        f"N2 with an E3 that copies the teacher's own E3 {what}: {between(value, low, high)} times"
-        " the tAFID, on the same prompts and noise."
+        f"N2 with an E3 that copies the teacher's own E3 {what}:"
+        f" {between(value, low, high, RATIO)} times the tAFID, on the same prompts and noise."
     )
 
 
@@ -222,7 +225,7 @@ def errors_and_pictures(rho: tuple[float, float, float], n: int) -> str:
     said = {"above": "order the networks well", "below": "do not order the networks"}
     return (
         f"Over {n} networks the sums of stage errors {said.get(where, 'may order the networks')}"
-        f" (rank correlation {between(value, low, high)})."
+        f" (rank correlation {between(value, low, high, RATIO)})."
     )
 
 
@@ -239,7 +242,7 @@ def aligned(family: pd.DataFrame, prior: pd.DataFrame, steps: int) -> str:
         f" {_in(n2, 'tafid_aligned')}; nearest to the"
         f" teacher comes {best.model} ({digits(best.tafid_aligned)}), where the teacher with other"
         f" noise is at {digits(n2.floor)}. N2 then follows two-object prompts"
-        f" {_in(two, 'value')} times as often as the teacher."
+        f" {_in(two, 'value', RATIO)} times as often as the teacher."
     )
 
 
@@ -260,7 +263,7 @@ def what_is_kept(prior: pd.DataFrame) -> str:
     open_: list[str] = []
     for measure, name in names.items():
         r = ratios.loc[measure]
-        text = f"{name} ({_in(r, 'value')})"
+        text = f"{name} ({_in(r, 'value', RATIO)})"
         {"below": less, "above": more}.get(_against(r.value_low, r.value_high), open_).append(text)
     parts = [
         f"{what}: {listed(some)}"
