@@ -490,6 +490,13 @@ def test_a_record_keeps_its_interval_and_what_explains_it(run):
         assert "\n" not in str(error.value)
 
 
+def test_a_record_of_a_claim_that_went_is_left_out(run):
+    run.record("tiles-poster", 1, "exact")
+    old = run.folder / "records" / "03_older.json"
+    old.write_text(json.dumps({"a-claim-that-went": {"value": 1.0, "protocol": "x"}}))
+    assert set(run.records()) == {"tiles-poster"}
+
+
 def test_a_record_of_no_claim_is_refused_at_once(run):
     with pytest.raises(ValueError) as error:
         run.record("param-n1", 1, "exact")

@@ -209,14 +209,17 @@ class Run:
         self._note("writes", f"records/{self.notebook}.json")
 
     def records(self) -> dict[str, dict[str, Any]]:
-        """Claim id -> {value, protocol, notebook}, from all notebooks of this run."""
+        """Claim id -> {value, protocol, notebook}, from all notebooks of this run. What a page of
+        older code recorded for a claim that is no longer listed is left out.
+        """
         found: dict[str, dict[str, Any]] = {}
         for path in sorted((self.folder / "records").glob("*.json")):
             for claim_id, entry in json.loads(path.read_text(encoding="utf-8")).items():
                 if claim_id in found:
                     both = f"{found[claim_id]['notebook']} and {path.stem}"
                     raise ValueError(f"claim {claim_id} is recorded by two notebooks: {both}")
-                found[claim_id] = {**entry, "notebook": path.stem}
+                if claim_id in _claims():  # `record` refuses all others
+                    found[claim_id] = {**entry, "notebook": path.stem}
         return found
 
     def read_table(self, name: str, from_notebook: str) -> pd.DataFrame:
