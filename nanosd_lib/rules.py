@@ -166,3 +166,11 @@ class Explanation(Strict):
         begin = -math.inf if self.above is None else self.above
         end = math.inf if self.below is None else self.below
         return not self.of or (isinstance(x, int | float) and begin < x < end)
+
+    def filled(self, said: Mapping[str, Any], claim: str) -> str:
+        """The text with the numbers of a record; ValueError for one that was not recorded."""
+        try:
+            return self.text.format(**said)
+        except (KeyError, IndexError, ValueError, TypeError) as error:
+            reason = f"explanation: {error} was not recorded"
+            raise ValueError(f"claim '{claim}': {reason}") from None

@@ -164,7 +164,8 @@ def judge(
 
 def verdicts(run: Run) -> pd.DataFrame:
     """The ledger's rows of this notebook, as far as the run has come."""
-    table = paper.ledger({k: paper.Record(**v) for k, v in run.records().items()})
+    mine = {k: r for k, r in run.records().items() if r["notebook"] == run.notebook}
+    table = paper.ledger({k: paper.Record(**v) for k, v in mine.items()})
     return table.loc[table.notebook == run.notebook]
 
 
