@@ -117,7 +117,7 @@ class DryStudy:
         return fwkd.teach(self.pipe.unet, self.of("train"), held, self.pipe.scheduler, **how)
 
     def judge(self) -> dict:
-        nets = fwkd.surrogates(self.pipe.unet, list(arch.alternatives()))
+        nets = fwkd.surrogates(self.pipe.unet, arch.taught())
         text = str(NANOSD["N2"])
         return tafid.score_arch(text, self.pipe, nets, self.features, **self.judged)
 

@@ -97,7 +97,7 @@ def taught(
     f = run.profile.fwkd
     train, held = latents(run, pipe, "train"), latents(run, pipe, "heldout")
     params = {
-        "pairs": [list(p) for p in (pairs or arch.alternatives())],
+        "pairs": [list(p) for p in (pairs or arch.taught())],
         "steps": f.steps,
         "batch": f.batch,
         "lr": f.lr,
@@ -122,10 +122,10 @@ def surrogates(pipe: StableDiffusionPipeline, *taught: Artifact) -> nn.ModuleDic
     cut out of the teacher, with nothing taught.
     """
     if not taught:
-        cut = fwkd.surrogates(pipe.unet, list(arch.alternatives()))
+        cut = fwkd.surrogates(pipe.unet, arch.taught())
         return cut.eval().requires_grad_(False)
     weights = {k: v for artifact in taught for k, v in artifact["weights"].items()}
-    return fwkd.load(pipe.unet, list(arch.alternatives()), weights)
+    return fwkd.load(pipe.unet, arch.taught(), weights)
 
 
 def later(pipe: StableDiffusionPipeline, *taught: Artifact) -> Later:
