@@ -281,14 +281,14 @@ def test_alignment_brings_a_student_nearer_to_its_teacher_on_what_was_not_seen(n
 def test_a_teachers_answers_are_asked_once_and_change_nothing(sd_mini, tmp_path):
     """Alignment with what the teacher answered before ends with the same weights, bit for bit."""
     latents = splits.Latents(**splits.latents(sd_mini, "train", 8, 0, 0)["latents"])
-    how = dict(align_steps=3, train_batch=4, seed=10_002)
-    want = align.answers(**how, pipe=sd_mini, latents=latents)["answers"]["want"]
+    how = dict(align_steps=3, train_batch=4)
+    want = align.answers(**how, seed=10_002, pipe=sd_mini, latents=latents)["answers"]["want"]
     assert want.shape == (3, 4, *latents.z.shape[1:])
-    n7, draw = str(NANOSD["N7"]), dict(steps=1, guidance=1.0, batch=2, features="mini-clip")
+    n7, draw = str(NANOSD["N7"]), pipeline.Sampling(steps=1, guidance=1.0, batch=2, seed=10_002)
     nets = fwkd.surrogates(sd_mini.unet, list(arch.alternatives()))
     made = [
         align.align_arch(
-            n7, lr=1e-3, **how, **draw, pipe=sd_mini, surrogates=nets, latents=latents,
+            n7, lr=1e-3, **how, how=draw, pipe=sd_mini, surrogates=nets, latents=latents,
             teacher_features=torch.rand(2, 64, dtype=torch.float64), scratch=tmp_path / str(k),
             answers=answers,
         )["weights"]

@@ -28,11 +28,12 @@ def teacher(run: Run) -> StableDiffusionPipeline:
     return pipeline.load_teacher(run.teacher, run.profile.dtype, run.device.type, run.variant)
 
 
-def sampling(run: Run, draw: int = 0) -> dict:
-    """How images are made and looked at; each `draw` has prompts and noise of its own."""
-    s = run.profile.samples
-    how = {"steps": s.steps, "guidance": s.guidance, "batch": s.batch}
-    return how | {"seed": run.seed + 10_000 * draw, "features": s.features}
+def sampling(run: Run, draw: int = 0) -> dict[str, pipeline.Sampling]:
+    """{"how": ...}: how images are drawn and looked at; each `draw` has prompts and noise of its
+    own.
+    """
+    seed = run.seed + 10_000 * draw
+    return {"how": pipeline.Sampling(seed=seed, **run.profile.samples.model_dump())}
 
 
 def photographs(
