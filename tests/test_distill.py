@@ -182,6 +182,55 @@ def test_one_shared_pass_teaches_what_separate_passes_teach(narrow, tmp_path):
         assert not same(start, alone.state_dict())
 
 
+def test_the_original_e3_is_taught_too_and_takes_its_place(narrow):
+    """E3:RARA learns D4's output; a network of six stages carries it, SD 1.5 whole does not."""
+    pairs = arch.taught()
+    assert len(pairs) == 31 and ("E3", "RARA") in pairs
+    assert ("E3", "RARA") not in list(arch.alternatives())
+    nets = fwkd.surrogates(narrow, [("E3", "RARA")])
+    for p in nets.parameters():
+        nn.init.constant_(p, 0.25)
+    six = surgery.assemble(arch.Arch(**arch.BASE), narrow, nets)
+    whole = surgery.assemble(NANOSD["SD1.5"], narrow, nets)
+    assert all((p == 0.25).all() for p in six.stage("E3").parameters())
+    assert not any((p == 0.25).all() for p in whole.stage("E3").parameters())
+
+
+def test_one_error_for_all_codes_of_a_stage(narrow):
+    """The teacher's own stage misses nothing that is read of it; a constant for each channel, 1."""
+    batch = a_batch(NARROW, 8, seed=5)
+    own = fwkd.surrogates(narrow, [("E1", "RARA"), ("D2", "RARARA")])
+    both = fwkd.errors_each(narrow, own, [batch])
+    assert all(x.abs().max() < 1e-10 for v in both.values() for x in v.values())
+    seen = fwkd.look(narrow, batch)
+    for t in fwkd.read_later(seen, "E1"):
+        flat = t.mean((0, 2, 3), keepdim=True).expand_as(t)
+        assert float((flat - t).pow(2).mean() / fwkd.within(t)) == pytest.approx(1, rel=1e-4)
+
+
+def test_what_a_code_cannot_produce_counts(narrow):
+    """One block hands the same tensor on as first and last: it is never taught first, and is judged
+    by it all the same.
+    """
+    batch = a_batch(NARROW, 8, seed=6)
+    seen = fwkd.look(narrow, batch)
+    first, last, down = seen["E1"].outputs
+    assert [tuple(x.shape) for x in fwkd.read_later(seen, "E1")] == [
+        tuple(x.shape) for x in (first, last, down)
+    ]
+    net = fwkd.surrogates(narrow, [("E1", "R")])
+    got = fwkd.handed_on(net["E1:R"], seen["E1"].inputs)
+    assert len(got) == 3 and torch.equal(got[0], got[1])
+    each = fwkd.errors_each(narrow, net, [batch])["E1:R"]["read_error"]
+    want = zip(got, (first, last, down), strict=True)
+    parts = [((g - t).pow(2).mean() / fwkd.within(t)).detach() for g, t in want]
+    assert float(each.mean()) == pytest.approx(float(torch.stack(parts).mean()), rel=1e-4)
+    hidden, skip, other = fwkd.read_later(seen, "E3")
+    assert torch.equal(hidden, seen["D4"].outputs[0]) and torch.equal(skip, seen["E3"].outputs[1])
+    e3 = fwkd.surrogates(narrow, [("E3", "R")])["E3:R"]
+    assert len({x.data_ptr() for x in fwkd.handed_on(e3, seen["E3"].inputs)[:2]}) == 1
+
+
 def test_a_taught_stage_comes_back_with_its_errors(narrow, monkeypatch):
     g = torch.Generator().manual_seed(0)
     made = lambda *s: torch.randn(*s, generator=g)  # noqa: E731
@@ -232,14 +281,14 @@ def test_alignment_brings_a_student_nearer_to_its_teacher_on_what_was_not_seen(n
 def test_a_teachers_answers_are_asked_once_and_change_nothing(sd_mini, tmp_path):
     """Alignment with what the teacher answered before ends with the same weights, bit for bit."""
     latents = splits.Latents(**splits.latents(sd_mini, "train", 8, 0, 0)["latents"])
-    how = dict(align_steps=3, train_batch=4, seed=10_002)
-    want = align.answers(**how, pipe=sd_mini, latents=latents)["answers"]["want"]
+    how = dict(align_steps=3, train_batch=4)
+    want = align.answers(**how, seed=10_002, pipe=sd_mini, latents=latents)["answers"]["want"]
     assert want.shape == (3, 4, *latents.z.shape[1:])
-    n7, draw = str(NANOSD["N7"]), dict(steps=1, guidance=1.0, batch=2, features="mini-clip")
+    n7, draw = str(NANOSD["N7"]), pipeline.Sampling(steps=1, guidance=1.0, batch=2, seed=10_002)
     nets = fwkd.surrogates(sd_mini.unet, list(arch.alternatives()))
     made = [
         align.align_arch(
-            n7, lr=1e-3, **how, **draw, pipe=sd_mini, surrogates=nets, latents=latents,
+            n7, lr=1e-3, **how, how=draw, pipe=sd_mini, surrogates=nets, latents=latents,
             teacher_features=torch.rand(2, 64, dtype=torch.float64), scratch=tmp_path / str(k),
             answers=answers,
         )["weights"]

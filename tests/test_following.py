@@ -76,9 +76,9 @@ def test_the_table_says_what_the_pipeline_drew(sd_mini, monkeypatch):
     known = {c: s[i : i + 1] for s in asked.values() for i, c in enumerate(miniworld.captions(s))}
     draw = lambda pipe, text, *rest: raycast.render(miniworld.joined([known[c] for c in text]))[0]  # noqa: E731
     monkeypatch.setattr(pipeline, "generate", draw)
-    how = dict(steps=1, guidance=1.0, batch=4, seed=0)
+    how = pipeline.Sampling(steps=1, guidance=1.0, batch=4)
     found = following.check_prompts(
-        sd_mini, 16, **how, kinds=[*kinds, "two objects, trained caption"], trained={}
+        sd_mini, 16, how, kinds=[*kinds, "two objects, trained caption"], trained={}
     )
     table = found["table"].set_index(["kind", "attribute"])
     for kind in kinds:

@@ -74,10 +74,10 @@ def test_pictures_of_scaled_latents_are_the_autoencoders_own(pipe, posterior):
 def test_a_pipelines_own_pictures_are_those_of_its_last_latents(pipe):
     """diffusers unscales by itself; what judges latents must do the same."""
     prompts, z = ["a red cube on sand at noon"], pipeline.noise(pipe, 1, 0)
-    protocol = pipeline.protocol_of(1, 2, 3.0, 0)
+    drawn = pipeline.Sampling(steps=2, guidance=3.0)
     how = dict(num_inference_steps=2, guidance_scale=3.0, output_type="latent")
     last = pipe(prompts, latents=z, **how).images
-    made = pipeline.generate(pipe, prompts, protocol, z=z)
+    made = pipeline.generate(pipe, prompts, drawn, z=z)
     close(autoencoders.pictures(pipe.vae, last), made, atol=1e-4)
 
 
@@ -117,7 +117,7 @@ def test_a_student_begins_at_the_teachers_average_moments(posterior):
 
 def test_one_sampling_is_looked_at_on_its_way(sd_mini):
     """What the U-Net expects comes nearer to the picture drawn; the latent loses its noise."""
-    how = pipeline.Protocol("mini-clip", 1, 8, 3.0, seed=4)
+    how = pipeline.Sampling(steps=8, guidance=3.0, seed=4)
     seen = pipeline.stages(sd_mini, "a red cube on grass at noon", how, shown=4)
     (drawn,) = pipeline.generate(sd_mini, ["a red cube on grass at noon"], how)
     assert seen["t"].tolist() == sorted(seen["t"].tolist(), reverse=True) and len(seen["t"]) == 4

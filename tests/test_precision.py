@@ -13,7 +13,7 @@ from nanosd_lib.learning import fit, sd_mini, vae_student
 from nanosd_lib.networks import arch, counting, pipeline, precision, sd15, surgery, vae
 from nanosd_lib.quality import autoencoders, checks, codesign, extractors, judges, metrics, prior
 
-N6, PROTOCOL = arch.NANOSD["N6"], pipeline.Protocol("mini-clip", 1, 1, 3.0, 0)
+N6, HOW = arch.NANOSD["N6"], pipeline.Sampling(steps=1, guidance=3.0, batch=2)
 X = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0), dtype=torch.float32)
 TAUGHT = {"pixels": (X * 255).byte(), "mean": torch.ones(2, 4, 32, 32, dtype=torch.float16)}
 TAUGHT["std"] = TAUGHT["mean"]
@@ -37,7 +37,7 @@ def classifier(folder):
 
 def frechet(pipe):
     seen = torch.rand(2, 64, dtype=torch.float64)
-    return checks.check_frechet(pipe, seen, seen + 1, 1, 3.0, 2, 0, "mini-clip")
+    return checks.check_frechet(pipe, seen, seen + 1, HOW)
 
 
 MADE = {  # what is made of a teacher's pipeline and an empty folder
@@ -50,7 +50,7 @@ MADE = {  # what is made of a teacher's pipeline and an empty folder
     "slim VAE, trained": trained,
     "classifier, trained": lambda _, folder: classifier(folder),
     "noise": lambda pipe, _: pipeline.noise(pipe, 2, 1),
-    "pictures": lambda pipe, _: pipeline.generate(pipe, ["a red cube"], PROTOCOL),
+    "pictures": lambda pipe, _: pipeline.generate(pipe, ["a red cube"], HOW),
     "stage inputs": lambda pipe, _: counting.stage_inputs(pipe.unet, "D2", 1),
     "network inputs": lambda pipe, _: counting.network_inputs(pipe.unet, 1, 4),
     "multiply-adds": lambda *_: counting.gmac(sd15.unet()),
@@ -65,7 +65,7 @@ MADE = {  # what is made of a teacher's pipeline and an empty folder
     "SSIM": lambda *_: metrics.ssim(X, X.flip(-1)),
     "strip": lambda pipe, _: autoencoders.strip(pipe.vae, X, 3),
     "one step": lambda pipe, _: codesign.denoised(pipe, 1, 500, 0),
-    "path": lambda pipe, _: prior.interpolation(pipe, 1, 2, 1, 3.0, 2, 0, "mini-clip")["pictures"],
+    "path": lambda pipe, _: prior.interpolation(pipe, 1, 2, HOW)["pictures"],
     "networks that compose": lambda pipe, _: list(checks.compose(pipe, 1, 0)["table"].ran),
     "untrained U-Net": lambda pipe, _: list(frechet(pipe)["table"].frechet),
 }

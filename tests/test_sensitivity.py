@@ -8,7 +8,7 @@ import torch
 
 from nanosd_lib.data import splits
 from nanosd_lib.hardware import timing
-from nanosd_lib.networks import counting
+from nanosd_lib.networks import counting, pipeline
 from nanosd_lib.networks.arch import STAGES
 from nanosd_lib.quality import sensitivity, tafid
 
@@ -20,13 +20,11 @@ def pipe(sd_mini):
 
 @pytest.fixture(scope="module")
 def every(pipe):
-    how = dict(steps=1, guidance=1.0, batch=4, seed=0, features="mini-clip")
-    reference = tafid.reference(pipe, 4, **how)
+    how = pipeline.Sampling(steps=1, guidance=1.0, batch=4)
+    reference = tafid.reference(pipe, 4, how)
     latents = splits.Latents(**splits.latents(pipe, "heldout", 4, 0, 0)["latents"])
     against, ways = reference["features"]["teacher"], ("removed", "one R")
-    tables = [
-        sensitivity.sensitivity(pipe, latents, way, 4, against, **how)["table"] for way in ways
-    ]
+    tables = [sensitivity.sensitivity(pipe, latents, way, 4, against, how)["table"] for way in ways]
     return pd.concat(tables).set_index(["removed", "how"])
 
 

@@ -14,6 +14,7 @@ from nanosd_lib.data import splits
 from nanosd_lib.learning import fit
 from nanosd_lib.networks import surgery
 from nanosd_lib.networks.arch import Arch
+from nanosd_lib.networks.pipeline import Sampling
 from nanosd_lib.quality import tafid
 
 
@@ -79,20 +80,19 @@ def align_arch(
     align_steps: int,
     lr: float,
     train_batch: int,
-    seed: int,
+    how: Sampling,
     pipe: StableDiffusionPipeline,
     surrogates: nn.ModuleDict,
     latents: splits.Latents,
     teacher_features: Tensor,
     scratch: Path,
     answers: Tensor | None = None,
-    **protocol,
 ) -> dict:
     """Assemble, align for a few steps, score: the arch's weights, scores and images afterwards.
 
     answers: what the function of that name returns for these steps, batch and seed.
     """
-    net = surgery.assemble(Arch.parse(arch), pipe.unet, surrogates)
+    net, seed = surgery.assemble(Arch.parse(arch), pipe.unet, surrogates), how.seed
 
     def draw(g: torch.Generator) -> dict[str, Tensor]:
         step = fit.step_of(g, seed)
@@ -100,7 +100,7 @@ def align_arch(
         return b if answers is None else b | {"want": answers[step].to(b["x"])}
 
     record = align(net, pipe.unet, draw, align_steps, lr, scratch, seed)
-    scores, kept = tafid.score(net, pipe, teacher_features, seed=seed, **protocol)
+    scores, kept = tafid.score(net, pipe, teacher_features, how)
     return {
         "weights": dict(net.state_dict()),
         "scores": scores | {"arch": arch, "record": record},

@@ -84,13 +84,14 @@ def targets(
 
 def outputs(surrogate: blocks.Stage, inputs: dict) -> tuple[Tensor, ...]:
     """The distinct tensors a surrogate hands on for the teacher stage's inputs."""
-    allowed = {
-        k: v
-        for k, v in inputs.items()
-        if k not in ("attention_mask", "cross_attention_kwargs", "encoder_attention_mask")
-    }
-    out = _tensors(surrogate(**allowed))
+    out = _tensors(surrogate(**_allowed(inputs)))
     return out[1:] if surrogate.stage[0] == "E" and len(surrogate.slots) == 1 else out
+
+
+def _allowed(inputs: dict) -> dict:
+    """A teacher stage's inputs without what a surrogate does not take."""
+    masks = ("attention_mask", "cross_attention_kwargs", "encoder_attention_mask")
+    return {k: v for k, v in inputs.items() if k not in masks}
 
 
 def relative_error(student: tuple[Tensor, ...], teacher: tuple[Tensor, ...]) -> Tensor:
@@ -179,7 +180,8 @@ def teach(
     scratch: Path,
 ) -> dict:
     """The FwKD stage: weights of every surrogate and its held-out error at the start and after each
-    quarter (curve), in the end with an interval over the held-out latents (errors).
+    quarter (curve), in the end, in both definitions of
+    `errors_each`, with an interval over the held-out latents (errors).
 
     A random `fraction` of the training latents is used (the paper: 25 % is enough).
     """
@@ -187,22 +189,30 @@ def teach(
     drawn = order[: max(1, round(fraction * len(train)))]
     some = splits.Latents(train.z[drawn], train.text[drawn], train.empty)
     draw = lambda g: splits.noisy(some, scheduler, batch, g, device=teacher.device)  # noqa: E731
-    each: dict[str, Tensor] = {}
+    each: dict[str, dict[str, Tensor]] = {}
 
     def seen(nets: nn.ModuleDict) -> dict:
         each.update(errors_each(teacher, nets, heldout, e3_target))
-        return {"errors": {k: float(v.mean()) for k, v in each.items()}}
+        return {"errors": {k: float(v["relative_error"].mean()) for k, v in each.items()}}
 
     start = seen(surrogates(teacher, pairs))["errors"]
     nets, record = distil(teacher, pairs, draw, steps, lr, scratch, seed, e3_target, seen)
     curve = [{"step": 0, **start}, *({"step": r["step"], **r["errors"]} for r in record)]
-    ends = [{"surrogate": k, **uncertainty.mean(v).named("error")} for k, v in each.items()]
+    ends = [{"surrogate": k, **_named(v)} for k, v in each.items()]
     return {
         "weights": dict(nets.to(teacher.dtype).state_dict()),
         "curve": pd.DataFrame(curve),
         "errors": pd.DataFrame(ends),
         "seconds": {"training": record[-1]["seconds"]},
     }
+
+
+def _named(each: dict[str, Tensor]) -> dict[str, float]:
+    """Each number between its `_low` and `_high`."""
+    found: dict[str, float] = {}
+    for name, x in each.items():
+        found |= uncertainty.mean(x).named(name)
+    return found
 
 
 def load(
@@ -214,15 +224,28 @@ def load(
     return nets.eval().requires_grad_(False)
 
 
-@torch.no_grad()
-def errors(
-    teacher: UNet2DConditionModel,
-    nets: nn.ModuleDict,
-    batches: Sequence[dict[str, Tensor]],
-    e3_target: str = "D4",
-) -> dict[str, float]:
-    """Held-out relative error of each surrogate, mean over batches, on the teacher's own inputs."""
-    return {k: float(v.mean()) for k, v in errors_each(teacher, nets, batches, e3_target).items()}
+def read_later(seen: dict[str, Seen], stage: str) -> tuple[Tensor, ...]:
+    """The teacher's tensors that later stages read where this stage stands: a decoder's one; first,
+    last and downsampled of an encoder; of E3 what D3 reads: D4's output, and E3's last and first.
+    """
+    if stage == "E3":
+        first, last, _ = seen["E3"].outputs
+        return seen["D4"].outputs[0], last, first
+    return seen[stage].outputs
+
+
+def handed_on(net: blocks.Stage, inputs: dict) -> tuple[Tensor, ...]:
+    """A surrogate's tensors in the places of `read_later`, also where one stands for two: one block
+    has first = last, and E3's last is what D3 reads twice.
+    """
+    out = _tensors(net(**_allowed(inputs)))
+    return (out[1], out[1], out[0]) if net.stage == "E3" else out
+
+
+def within(t: Tensor) -> Tensor:
+    """The variance of features (N, C, H, W) around the mean of each channel, mean over channels."""
+    t = t.float()
+    return (t - t.mean((0, 2, 3), keepdim=True)).pow(2).mean()
 
 
 @torch.no_grad()
@@ -231,19 +254,46 @@ def errors_each(
     nets: nn.ModuleDict,
     batches: Sequence[dict[str, Tensor]],
     e3_target: str = "D4",
-) -> dict[str, Tensor]:
-    """The same of each held-out latent, (N,): `relative_error` before its mean over a batch."""
-    found: dict[str, list[Tensor]] = {key: [] for key in nets}
+) -> dict[str, dict[str, Tensor]]:
+    """Held-out errors of each surrogate, of every latent, (N,), on the teacher's own inputs.
+
+    relative_error: what is taught, before the mean over a batch. read_error: one
+    definition for all codes of a stage: ||O_S - O_T||^2 over all that later stages read (also what
+    a code cannot produce), each divided by the variance around the channels' means: 1 is as good as
+    a constant for each channel (both ours: the paper writes the plain square).
+    """
+    found: dict[str, dict[str, list[Tensor]]] = {
+        k: {"relative_error": [], "read_error": []} for k in nets
+    }
     for batch in batches:
         seen = look(teacher, batch)
         for key, net in zip(nets, _stages(nets), strict=True):
-            want = targets(seen, net.stage, net.code, e3_target)
             with fit.mixed(teacher):
-                got = outputs(net, seen[net.stage].inputs)
-            pairs = [(s.float(), t.float()) for s, t in zip(got, want, strict=True)]
-            parts = [(s - t).pow(2).mean((1, 2, 3)) / (t.var() + 1e-8) for s, t in pairs]
-            found[key].append(torch.stack(parts).mean(0).cpu())
-    return {key: torch.cat(some) for key, some in found.items()}
+                got = handed_on(net, seen[net.stage].inputs)
+            taught = targets(seen, net.stage, net.code, e3_target)
+            mine = got[-len(taught) :] if net.stage != "E3" else (got[2], got[0])[-len(taught) :]
+            pairs = zip(mine, taught, strict=True)
+            parts = [_square(s, t) / (t.float().var() + 1e-8) for s, t in pairs]
+            found[key]["relative_error"].append(torch.stack(parts).mean(0).cpu())
+            pairs = zip(got, read_later(seen, net.stage), strict=True)
+            parts = [_square(s, t) / (within(t) + 1e-8) for s, t in pairs]
+            found[key]["read_error"].append(torch.stack(parts).mean(0).cpu())
+    return {k: {name: torch.cat(v) for name, v in both.items()} for k, both in found.items()}
+
+
+def errors(
+    teacher: UNet2DConditionModel,
+    nets: nn.ModuleDict,
+    batches: Sequence[dict[str, Tensor]],
+    e3_target: str = "D4",
+) -> dict[str, float]:
+    """Held-out relative error of each surrogate: the mean of what `errors_each` gives."""
+    each = errors_each(teacher, nets, batches, e3_target)
+    return {k: float(v["relative_error"].mean()) for k, v in each.items()}
+
+
+def _square(s: Tensor, t: Tensor) -> Tensor:
+    return (s.float() - t.float()).pow(2).mean((1, 2, 3))
 
 
 def survivors(table: pd.DataFrame, keep_error: float) -> list[bool]:

@@ -5,7 +5,6 @@ pictures.
 from __future__ import annotations
 
 import inspect
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,6 +12,7 @@ import torch
 from diffusers import DiffusionPipeline, DPMSolverMultistepScheduler, StableDiffusionPipeline
 from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
+from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
@@ -22,19 +22,24 @@ Pipeline = TypeVar("Pipeline", bound=DiffusionPipeline)
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 
 
-@dataclass(frozen=True)
-class Protocol:
-    """How images were made and looked at; `str` is what a table's protocol column says."""
+class Sampling(BaseModel):
+    """How pictures are drawn and looked at: whatever draws takes it whole, and forgets no part."""
 
-    features: str
-    images: int
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
     steps: int
     guidance: float
-    seed: int
+    seed: int = 0
+    batch: int = 64
+    features: str = "mini-clip"
 
-    def __str__(self) -> str:
+    def protocol(self, images: int) -> str:
+        """What a table's protocol column says of so many pictures."""
         how = f"{self.steps} steps, cfg {self.guidance:g}, seed {self.seed}"
-        return f"{self.features}, n={self.images}, {how}"
+        return f"{self.features}, n={images}, {how}"
+
+    def but(self, **changed: Any) -> Sampling:
+        """The same with something changed."""
+        return Sampling(**(self.model_dump() | changed))
 
 
 def load_teacher(
@@ -121,24 +126,23 @@ def noise(pipe: StableDiffusionPipeline, n: int, seed: int) -> Tensor:
 def generate(
     pipe: StableDiffusionPipeline,
     prompts: list[str],
-    protocol: Protocol,
-    batch: int = 64,
+    how: Sampling,
     desc: str = "images",
     z: Tensor | None = None,
 ) -> Tensor:
-    """Images (N, 3, H, W) in [-1, 1], image i from noise (protocol.seed, i) or from the given
-    latents z; ValueError where these are not as many as the prompts.
+    """Images (N, 3, H, W) in [-1, 1], image i from noise (how.seed, i) or from the given latents z;
+    ValueError where these are not as many as the prompts.
     """
-    z = noise(pipe, len(prompts), protocol.seed) if z is None else z
+    z = noise(pipe, len(prompts), how.seed) if z is None else z
     if len(z) != len(prompts):
         raise ValueError(f"generate: {len(prompts)} prompts and {len(z)} latents: one for each")
     z, out = z.to(pipe.device, pipe.unet.dtype), []
-    for i in tqdm(range(0, len(prompts), batch), desc=desc, leave=False):
+    for i in tqdm(range(0, len(prompts), how.batch), desc=desc, leave=False):
         made = pipe(
-            prompts[i : i + batch],
-            latents=z[i : i + batch],
-            num_inference_steps=protocol.steps,
-            guidance_scale=protocol.guidance,
+            prompts[i : i + how.batch],
+            latents=z[i : i + how.batch],
+            num_inference_steps=how.steps,
+            guidance_scale=how.guidance,
             output_type="pt",
         )
         out.append(made.images.float().cpu())
@@ -147,29 +151,29 @@ def generate(
 
 @torch.no_grad()
 def stages(
-    pipe: StableDiffusionPipeline, prompt: str, protocol: Protocol, shown: int = 5
+    pipe: StableDiffusionPipeline, prompt: str, how: Sampling, shown: int = 5
 ) -> dict[str, Tensor]:
     """One sampling, looked at on the way: at `shown` steps the decoded noisy latent x_t and the
     picture that the U-Net expects there, (x_t - sqrt(1 - abar) eps) / sqrt(abar), both (K, 3, H, W)
     in [-1, 1], and "t" (K,).
     """
     text, seen = embed(pipe, ["", prompt]), []
-    wanted = {round(i) for i in torch.linspace(0, protocol.steps - 2, shown).tolist()}
+    wanted = {round(i) for i in torch.linspace(0, how.steps - 2, shown).tolist()}
 
     def look(pipe, i, t, state):
         if i in wanted:
             x, later = state["latents"], pipe.scheduler.timesteps[i + 1]
             empty, asked = pipe.unet(torch.cat([x, x]), later, text).sample.chunk(2)
-            eps, a = empty + protocol.guidance * (asked - empty), pipe.scheduler.alphas_cumprod
+            eps, a = empty + how.guidance * (asked - empty), pipe.scheduler.alphas_cumprod
             share = a.to(x.device)[int(later)]
             seen.append((int(later), x, (x - (1 - share).sqrt() * eps) / share.sqrt()))
         return state
 
     pipe(
         prompt,
-        latents=noise(pipe, 1, protocol.seed).to(pipe.device, pipe.unet.dtype),
-        num_inference_steps=protocol.steps,
-        guidance_scale=protocol.guidance,
+        latents=noise(pipe, 1, how.seed).to(pipe.device, pipe.unet.dtype),
+        num_inference_steps=how.steps,
+        guidance_scale=how.guidance,
         output_type="latent",
         callback_on_step_end=look,
     )
@@ -217,9 +221,3 @@ def encode(pipe: StableDiffusionPipeline, pictures: Tensor, batch: int = 64) -> 
 def side(pipe: StableDiffusionPipeline) -> int:
     """Pixels on a side of the pictures this teacher makes."""
     return pipe.unet.config.sample_size * pipe.vae_scale_factor
-
-
-def protocol_of(
-    images: int, steps: int, guidance: float, seed: int, features: str = "mini-clip"
-) -> Protocol:
-    return Protocol(features, images, steps, guidance, seed)

@@ -294,13 +294,15 @@ def assemble(
     arch: Arch, teacher: UNet2DConditionModel, surrogates: Mapping[str, nn.Module] | nn.ModuleDict
 ) -> NanoUNet:
     """A student whose changed stages are the trained surrogates, named "E1:RA"; no training (paper,
-    step 3).
+    step 3). An original that was taught too (`arch.EXTRA`) takes its own place, unless the network
+    keeps E4, M and D4, with which the teacher's own is right.
 
     Raises KeyError naming the surrogate that is not there.
     """
     net = student(arch, teacher)
     for stage in STAGES:
         code = getattr(arch, stage)
-        if code != BASE[stage]:
-            net.stage(stage).load_state_dict(surrogates[f"{stage}:{code}"].state_dict())
+        name = f"{stage}:{code}"
+        if code != BASE[stage] or (name in surrogates and not arch.deep):
+            net.stage(stage).load_state_dict(surrogates[name].state_dict())
     return net

@@ -13,6 +13,7 @@ from tqdm.auto import tqdm
 from nanosd_lib.data import folder, miniworld, raycast, splits
 from nanosd_lib.networks import pipeline, precision, surgery
 from nanosd_lib.networks.arch import space
+from nanosd_lib.networks.pipeline import Sampling
 from nanosd_lib.quality import extractors, metrics, uncertainty
 
 
@@ -73,25 +74,20 @@ def check_frechet(
     pipe: StableDiffusionPipeline,
     teacher_features: Tensor,
     other_features: Tensor,
-    steps: int,
-    guidance: float,
-    batch: int,
-    seed: int,
-    features: str,
+    how: Sampling,
 ) -> dict:
     """Frechet distances with their intervals, all of as many pictures as `tafid.reference` drew:
     the teacher's samples to held-out renders beside renders to renders and an untrained U-Net; and
     the yardstick, the teacher to itself with other noise.
     """
-    n, where = len(teacher_features), splits.SEEDS["heldout"] + 11 + 1000 * seed
-    look = extractors.extractor(features, pipe.device)
+    n, where = len(teacher_features), splits.SEEDS["heldout"] + 11 + 1000 * how.seed
+    look = extractors.extractor(how.features, pipe.device)
     renders = (raycast.render(miniworld.sample(n, where + k))[0] for k in (0, 1))
     one, two = (extractors.features(look, x) for x in renders)
-    protocol = pipeline.protocol_of(n, steps, guidance, seed, features)
-    torch.manual_seed(seed)
+    torch.manual_seed(how.seed)
     untrained = UNet2DConditionModel.from_config(pipe.unet.config)
     drawn = pipeline.with_parts(pipe, unet=untrained.to(next(pipe.unet.parameters())))
-    noise, _ = extractors.looked_at(drawn, splits.prompts(n, seed), protocol, batch)
+    noise, _ = extractors.looked_at(drawn, splits.prompts(n, how.seed), how)
     made = {
         "renders to renders": uncertainty.frechet(two, one, paired=False),
         "teacher to itself, other noise": uncertainty.frechet(other_features, teacher_features),
@@ -99,7 +95,7 @@ def check_frechet(
         "untrained network to renders": uncertainty.frechet(noise, one, paired=False),
     }
     rows = [{"pictures": k, "n": n, **f.named("frechet")} for k, f in made.items()]
-    return {"table": pd.DataFrame(rows), "features": features}
+    return {"table": pd.DataFrame(rows), "features": how.features}
 
 
 def teacher_table(vae: dict, asked: dict, apart: dict, how: str) -> pd.DataFrame:

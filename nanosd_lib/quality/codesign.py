@@ -10,6 +10,7 @@ from torch import Tensor
 
 from nanosd_lib.data import folder, splits
 from nanosd_lib.networks import pipeline
+from nanosd_lib.networks.pipeline import Sampling
 from nanosd_lib.quality import autoencoders, metrics, tafid
 
 
@@ -46,12 +47,12 @@ def judge(
     arch: str,
     heldout: int,
     t: int,
+    how: Sampling,
     mine: folder.Photographs | None = None,
-    **protocol,
 ) -> dict:
     """tAFID and cosine of a pipeline as it stands, `denoised` (psnr) and its first images; `arch`
     is what its U-Net was assembled as.
     """
-    scores, kept = tafid.score(pipe.unet, pipe, teacher_features, **protocol)
-    each = denoised(pipe, heldout, t, protocol["seed"], mine)
+    scores, kept = tafid.score(pipe.unet, pipe, teacher_features, how)
+    each = denoised(pipe, heldout, t, how.seed, mine)
     return {"scores": scores | {"arch": arch}, "psnr": {"psnr": each}, **kept}

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from nanosd_lib.networks import pipeline, precision
-from nanosd_lib.networks.pipeline import Protocol
+from nanosd_lib.networks.pipeline import Sampling
 from nanosd_lib.paths import ROOT
 from nanosd_lib.quality import judges, metrics
 
@@ -73,21 +73,19 @@ def _inception(device: torch.device) -> Callable[[Tensor], Tensor]:
 def looked_at(
     pipe: StableDiffusionPipeline,
     prompts: list[str],
-    protocol: Protocol,
-    batch: int,
+    how: Sampling,
     desc: str = "images",
     keep: int = 16,
 ) -> tuple[Tensor, Tensor]:
     """Features (N, D) of `generate`'s images and the first `keep` of them: no more are held than a
     batch at a time.
     """
-    z = pipeline.noise(pipe, len(prompts), protocol.seed)
-    look = extractor(protocol.features, pipe.device)
+    z = pipeline.noise(pipe, len(prompts), how.seed)
+    look = extractor(how.features, pipe.device)
     seen, kept = [], []
-    for i in tqdm(range(0, len(prompts), batch), desc=desc, leave=False):
-        made = pipeline.generate(
-            pipe, prompts[i : i + batch], protocol, batch, "batch", z[i : i + batch]
-        )
+    for i in tqdm(range(0, len(prompts), how.batch), desc=desc, leave=False):
+        some = slice(i, i + how.batch)
+        made = pipeline.generate(pipe, prompts[some], how, "batch", z[some])
         seen.append(features(look, made))
         kept.append(made[: max(0, keep - i)])
     return torch.cat(seen), torch.cat(kept)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from nanosd_lib.data import miniworld, raycast, splits
 from nanosd_lib.networks import pipeline
+from nanosd_lib.networks.pipeline import Sampling
 from nanosd_lib.quality import judges, uncertainty
 
 POOL = 512  # scenes that are drawn at a time until enough are of a kind
@@ -67,10 +68,7 @@ def scenes_of(kind: str, n: int, seed: int, trained: frozenset[str]) -> miniworl
 def check_prompts(
     pipe: StableDiffusionPipeline,
     n: int,
-    steps: int,
-    guidance: float,
-    batch: int,
-    seed: int,
+    how: Sampling,
     kinds: list[str],
     trained: dict[str, int],
 ) -> dict:
@@ -85,17 +83,16 @@ def check_prompts(
     known = trained_captions(**trained) if trained else frozenset()
     net, rows, shown, hits = judges.classifier(), [], {}, {}
     for kind in (k for k in kinds if known or not KINDS[k].known):
-        scenes = scenes_of(kind, n, seed, known)
-        protocol = pipeline.protocol_of(n, steps, guidance, seed)
+        scenes = scenes_of(kind, n, how.seed, known)
         captions = miniworld.captions(scenes)
-        made = pipeline.generate(pipe, captions, protocol, batch, kind)
+        made = pipeline.generate(pipe, captions, how, kind)
         right = judges.recognised(net, made, scenes)
         chance = judges.recognised(net, made, scenes[torch.arange(n).roll(-1)])
         rows += _rows(kind, right, chance)
         hits[kind] = right["both"].tolist()
         ticks = {k: v[:8].tolist() for k, v in right.items()}
         shown[kind] = {"pictures": made[:8], "captions": captions[:8], "right": ticks}
-    rows += [row for objects in (1, 2, 3) for row in _judged(net, objects, seed)]
+    rows += [row for objects in (1, 2, 3) for row in _judged(net, objects, how.seed)]
     return {
         "table": pd.DataFrame(rows),
         "hits": pd.DataFrame(hits),

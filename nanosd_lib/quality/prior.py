@@ -6,8 +6,6 @@ the same ones.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pandas as pd
 import torch
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
@@ -16,6 +14,7 @@ from tqdm.auto import tqdm
 
 from nanosd_lib.data import splits
 from nanosd_lib.networks import pipeline
+from nanosd_lib.networks.pipeline import Sampling
 from nanosd_lib.quality import extractors, metrics
 
 
@@ -25,30 +24,25 @@ def resemblance(
     student: UNet2DConditionModel,
     images: int,
     judge: str,
-    steps: int,
-    guidance: float,
-    batch: int,
-    seed: int,
-    features: str,
+    how: Sampling,
 ) -> dict:
     """pairs: for each prompt, lpips and cosine of the student's picture to the teacher's from the
     same noise (near), and of the teacher's own from other noise (far: the control); power above
     half the Nyquist frequency of student (detail) and teacher (detail_teacher).
     """
-    prompts = splits.prompts(images, seed)
-    same = pipeline.protocol_of(images, steps, guidance, seed, features)
+    prompts = splits.prompts(images, how.seed)
     drawn = {
-        "teacher": (pipe, same),
-        "near": (pipeline.with_parts(pipe, unet=student), same),
-        "far": (pipe, replace(same, seed=seed + 50_000)),
+        "teacher": (pipe, how),
+        "near": (pipeline.with_parts(pipe, unet=student), how),
+        "far": (pipe, how.but(seed=how.seed + 50_000)),
     }
-    noises = {k: pipeline.noise(pipe, images, how.seed) for k, (_, how) in drawn.items()}
-    look, rows = extractors.extractor(features, pipe.device), []
-    for i in tqdm(range(0, images, batch), desc="resemblance", leave=False):
-        some = slice(i, i + batch)
+    noises = {k: pipeline.noise(pipe, images, own.seed) for k, (_, own) in drawn.items()}
+    look, rows = extractors.extractor(how.features, pipe.device), []
+    for i in tqdm(range(0, images, how.batch), desc="resemblance", leave=False):
+        some = slice(i, i + how.batch)
         made = {
-            k: pipeline.generate(one, prompts[some], how, batch, k, noises[k][some])
-            for k, (one, how) in drawn.items()
+            k: pipeline.generate(one, prompts[some], own, k, noises[k][some])
+            for k, (one, own) in drawn.items()
         }
         f = {k: extractors.features(look, x) for k, x in made.items()}
         part = {"detail": metrics.detail(made["near"])}
@@ -66,18 +60,13 @@ def diversity(
     pipe: StableDiffusionPipeline,
     n: int,
     samples: int,
-    steps: int,
-    guidance: float,
-    batch: int,
-    seed: int,
-    features: str,
+    how: Sampling,
 ) -> dict:
     """spread: mean distance of those features between `samples` pictures of each of n two-object
     prompts, (n,).
     """
-    prompts = [p for p in splits.prompts(n, seed, objects=2) for _ in range(samples)]
-    protocol = pipeline.protocol_of(len(prompts), steps, guidance, seed, features)
-    f, _ = extractors.looked_at(pipe, prompts, protocol, batch, "diversity", keep=0)
+    prompts = [p for p in splits.prompts(n, how.seed, objects=2) for _ in range(samples)]
+    f, _ = extractors.looked_at(pipe, prompts, how, "diversity", keep=0)
     apart = torch.stack([torch.pdist(some).mean() for some in f.split(samples)])
     return {"spread": {"spread": apart}}
 
@@ -87,26 +76,19 @@ def interpolation(
     pipe: StableDiffusionPipeline,
     pairs: int,
     frames: int,
-    steps: int,
-    guidance: float,
-    batch: int,
-    seed: int,
-    features: str,
+    how: Sampling,
 ) -> dict:
     """Images along great circles between `pairs` of noises, a one-object prompt each (article,
     quality); gaps: of each path the largest step of its features over the mean one, and its length.
     """
     noise, w = (
-        pipeline.noise(pipe, 2 * pairs, seed + 77),
+        pipeline.noise(pipe, 2 * pairs, how.seed + 77),
         torch.linspace(0, 1, frames, dtype=torch.float32),
     )
-    protocol = pipeline.protocol_of(frames, steps, guidance, seed)
-    ends = zip(splits.prompts(pairs, seed, objects=1), noise[::2], noise[1::2], strict=True)
-    look, first, gaps = extractors.extractor(features, pipe.device), None, []
+    ends = zip(splits.prompts(pairs, how.seed, objects=1), noise[::2], noise[1::2], strict=True)
+    look, first, gaps = extractors.extractor(how.features, pipe.device), None, []
     for prompt, a, b in tqdm(ends, desc="paths", total=pairs, leave=False):
-        made = pipeline.generate(
-            pipe, [prompt] * frames, protocol, batch, desc="path", z=_circle(a, b, w)
-        )
+        made = pipeline.generate(pipe, [prompt] * frames, how, "path", _circle(a, b, w))
         f = extractors.features(look, made)
         gap = (f[1:] - f[:-1]).norm(dim=1)
         gaps.append(torch.stack([gap.max() / gap.mean(), gap.sum()]))

@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 
 from nanosd_lib.data import splits
 from nanosd_lib.networks import ablation, counting
+from nanosd_lib.networks.pipeline import Sampling
 from nanosd_lib.quality import tafid
 
 BANDS = {"all": (0, 1), "early": (2 / 3, 1), "middle": (1 / 3, 2 / 3), "late": (0, 1 / 3)}
@@ -22,18 +23,14 @@ BANDS = {"all": (0, 1), "early": (2 / 3, 1), "middle": (1 / 3, 2 / 3), "late": (
 def sensitivity(
     pipe: StableDiffusionPipeline,
     latents: splits.Latents,
-    how: str,
+    way: str,
     pairs: int,
     teacher_features: Tensor,
-    steps: int,
-    guidance: float,
-    batch: int,
-    seed: int,
-    features: str,
+    how: Sampling,
 ) -> dict:
     """Denoising error and tAFID without each stage, nothing retrained, and what it saves.
 
-    how: "removed" or "one R". A row for each stage and band of the timestep (`BANDS`; early is
+    way: "removed" or "one R". A row for each stage and band of the timestep (`BANDS`; early is
     where sampling begins, at large t). eps_error is ||U_S - U_T||^2 / ||U_T||^2 on about `pairs`
     held-out noisy latents of the band; tAFID and cosine belong to the network, whatever the band.
     Every metric has its interval in `_low` and `_high`. features: those of each network's pictures,
@@ -41,22 +38,20 @@ def sensitivity(
     """
     teacher, whole = pipe.unet, counting.parameters(pipe.unet)
     batches = {
-        band: splits.heldout_batches(latents, pipe, pairs, seed, between=part)
+        band: splits.heldout_batches(latents, pipe, pairs, how.seed, between=part)
         for band, part in BANDS.items()
     }
     said = {band: tafid.predictions(teacher, some) for band, some in batches.items()}
     rows, shown, drew = [], {}, {}
-    nets = {removed: net for (removed, h), net in ablation.variants(teacher).items() if h == how}
-    for removed, net in tqdm(nets.items(), desc=f"sensitivity, {how}"):
-        scores, kept = tafid.score(
-            net, pipe, teacher_features, steps, guidance, batch, seed, features
-        )
+    nets = {removed: net for (removed, w), net in ablation.variants(teacher).items() if w == way}
+    for removed, net in tqdm(nets.items(), desc=f"sensitivity, {way}"):
+        scores, kept = tafid.score(net, pipe, teacher_features, how)
         saved = whole - counting.parameters(net)
-        what = {"removed": removed, "how": how, "params_saved": saved}
+        what = {"removed": removed, "how": way, "params_saved": saved}
         what["params_saved_share"] = saved / whole
         for band, some in batches.items():
             error = tafid.denoising_error(tafid.predictions(net, some), said[band])
             rows.append(what | {"band": band, **error.named("eps_error")} | scores)
-        shown[f"{removed}, {how}"] = kept["pictures"]["pictures"][:8]
+        shown[f"{removed}, {way}"] = kept["pictures"]["pictures"][:8]
         drew[removed] = kept["features"]["features"]
     return {"table": pd.DataFrame(rows), "pictures": shown, "features": drew}

@@ -7,7 +7,6 @@ The plain name tAFID is kept for Inception features; numbers over other features
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from nanosd_lib.data import splits
 from nanosd_lib.networks import pipeline, surgery
 from nanosd_lib.networks.arch import Arch
+from nanosd_lib.networks.pipeline import Sampling
 from nanosd_lib.quality import extractors, metrics, uncertainty
 
 
@@ -35,22 +35,15 @@ def denoising_error(student: Tensor, teacher: Tensor) -> uncertainty.Interval:
 def reference(
     pipe: StableDiffusionPipeline,
     images: int,
-    steps: int,
-    guidance: float,
-    batch: int,
-    seed: int,
-    features: str,
+    how: Sampling,
 ) -> dict:
     """The teacher's side of tAFID: features of its images, and of the same prompts from other noise
     (the floor).
     """
-    prompts, protocol = (
-        splits.prompts(images, seed),
-        pipeline.protocol_of(images, steps, guidance, seed, features),
-    )
-    again = replace(protocol, seed=seed + 50_000)
-    f, pictures = extractors.looked_at(pipe, prompts, protocol, batch, "teacher")
-    g, other = extractors.looked_at(pipe, prompts, again, batch, "teacher, other noise")
+    prompts = splits.prompts(images, how.seed)
+    f, pictures = extractors.looked_at(pipe, prompts, how, "teacher")
+    again = how.but(seed=how.seed + 50_000)
+    g, other = extractors.looked_at(pipe, prompts, again, "teacher, other noise")
     return {
         "features": {"teacher": f, "other": g},
         "pictures": {"teacher": pictures, "other": other},
@@ -58,7 +51,7 @@ def reference(
         "floor": {
             **uncertainty.frechet(g, f).named("tafid"),
             **_cosine(g, f).named("cosine"),
-            "protocol": str(protocol),
+            "protocol": how.protocol(images),
         },
     }
 
@@ -67,27 +60,16 @@ def score(
     unet: UNet2DConditionModel,
     pipe: StableDiffusionPipeline,
     teacher_features: Tensor,
-    steps: int,
-    guidance: float,
-    batch: int,
-    seed: int,
-    features: str,
+    how: Sampling,
     keep: int = 16,
 ) -> tuple[dict[str, float], dict[str, dict[str, Tensor]]]:
     """tAFID and paired cosine of a U-Net against the teacher's features, with their intervals; and
     what an artifact keeps beside them: `features` (N, D), from which ratios of two networks get
     theirs, and the first `pictures`.
     """
-    n = len(teacher_features)
-    protocol = pipeline.protocol_of(n, steps, guidance, seed, features)
-    f, pictures = extractors.looked_at(
-        pipeline.with_parts(pipe, unet=unet),
-        splits.prompts(n, seed),
-        protocol,
-        batch,
-        "student",
-        keep,
-    )
+    prompts = splits.prompts(len(teacher_features), how.seed)
+    drawn = pipeline.with_parts(pipe, unet=unet)
+    f, pictures = extractors.looked_at(drawn, prompts, how, "student", keep)
     scores = uncertainty.frechet(f, teacher_features).named("tafid")
     kept = {"features": {"features": f}, "pictures": {"pictures": pictures}}
     return scores | _cosine(f, teacher_features).named("cosine"), kept
@@ -103,11 +85,11 @@ def score_arch(
     pipe: StableDiffusionPipeline,
     surrogates: nn.ModuleDict,
     teacher_features: Tensor,
-    **protocol,
+    how: Sampling,
 ) -> dict:
     """`score` of the network assembled from trained surrogates, without any training (paper, search
     step).
     """
     net = surgery.assemble(Arch.parse(arch), pipe.unet, surrogates)
-    scores, kept = score(net, pipe, teacher_features, **protocol)
+    scores, kept = score(net, pipe, teacher_features, how)
     return {"scores": scores | {"arch": arch}, **kept}

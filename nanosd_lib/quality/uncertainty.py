@@ -87,7 +87,7 @@ def frechet(a: Tensor, b: Tensor, paired: bool = True, seed: int = 0) -> Interva
     rows = resamples(len(a), few, seed)
     other = rows if paired else resamples(len(b), few, seed + 1)
     pairs = zip(rows, other, strict=True)
-    drawn = torch.tensor([metrics.frechet_by_singular_values(a[i], b[j]) for i, j in pairs])
+    drawn = torch.tensor([metrics.frechet_of(a[i], b[j]) for i, j in pairs])
     middle, (low, high) = float(drawn.median()), _ends(drawn)
     if value == 0 or middle == 0:
         return Interval(value, 0.0, value + high - low)
@@ -118,7 +118,7 @@ def frechet_ratio(above: Sequence[Tensor], below: Sequence[Tensor], against: Ten
 
     value = mean(metrics.frechet, slice(None))
     few = FEW if min(len(against), against.shape[1]) <= LARGE else FEW // 10
-    drawn = [mean(metrics.frechet_by_singular_values, i) for i in resamples(len(against), few, 0)]
+    drawn = [mean(metrics.frechet_of, i) for i in resamples(len(against), few, 0)]
     middle, (low, high) = float(torch.tensor(drawn).median()), _ends(torch.tensor(drawn))
     found = torch.tensor([value, value + low - middle, value + high - middle]).exp()
     return Interval(*(float(x) if x.isfinite() else float("nan") for x in found))

@@ -17,6 +17,7 @@ from nanosd_lib.hardware import tile
 from nanosd_lib.learning import align, fwkd, vae_student
 from nanosd_lib.networks import ablation, arch, counting, pipeline, vae
 from nanosd_lib.networks.arch import NANOSD
+from nanosd_lib.networks.pipeline import Sampling
 from nanosd_lib.quality import autoencoders, checks, codesign, following, prior, sensitivity, tafid
 from nanosd_lib.recipes import work
 from nanosd_lib.runs import profiles
@@ -47,16 +48,15 @@ class DryStudy:
         self.pipe, self.profile, self.scratch = pipe, profile, scratch
         self.work = work.count(pipe, DryStudy.student)
         self.made: dict[str, Any] = {}
-        self.one: dict[str, Any] = dict(steps=1, guidance=profile.samples.guidance, batch=1, seed=0)
         # Inception's weights may not be here, and looking costs next to nothing
-        self.judged = self.one | {"features": "mini-clip"}
+        self.how = Sampling(steps=1, guidance=profile.samples.guidance, batch=1)
 
     def latents(self, split: str) -> dict:
         self.made[split] = splits.latents(self.pipe, split, 1, 1, 0)
         return self.made[split]
 
     def reference(self) -> dict:
-        self.made["reference"] = tafid.reference(self.pipe, 2, **self.judged)
+        self.made["reference"] = tafid.reference(self.pipe, 2, how=self.how)
         return self.made["reference"]
 
     def vae_moments(self) -> dict:
@@ -84,7 +84,7 @@ class DryStudy:
 
     def codesign(self) -> dict:
         other = pipeline.with_parts(self.pipe, vae=self.slim)
-        how: dict[str, Any] = {"heldout": 1, "t": 200, **self.judged}
+        how: dict[str, Any] = {"heldout": 1, "t": 200, "how": self.how}
         return codesign.judge(other, self.features, str(NANOSD["N2"]), **how)
 
     @property
@@ -96,17 +96,17 @@ class DryStudy:
 
     def sensitivity(self) -> dict:
         found = sensitivity.sensitivity(
-            self.pipe, self.of("heldout"), "removed", 1, self.features, **self.judged
+            self.pipe, self.of("heldout"), "removed", 1, self.features, how=self.how
         )
         return {"table": found["table"]}
 
     def prompts(self, n: int) -> dict:
         how: dict[str, Any] = {"kinds": ["one object"], "trained": {}}
-        return following.check_prompts(self.pipe, n, **self.one, **how)
+        return following.check_prompts(self.pipe, n, self.how, **how)
 
     def distances(self) -> dict:
         both = self.made["reference"]["features"]
-        return checks.check_frechet(self.pipe, both["teacher"], both["other"], **self.judged)
+        return checks.check_frechet(self.pipe, both["teacher"], both["other"], how=self.how)
 
     def teach(self) -> dict:
         held = splits.heldout_batches(self.of("heldout"), self.pipe, 1, seed=0)
@@ -117,9 +117,9 @@ class DryStudy:
         return fwkd.teach(self.pipe.unet, self.of("train"), held, self.pipe.scheduler, **how)
 
     def judge(self) -> dict:
-        nets = fwkd.surrogates(self.pipe.unet, list(arch.alternatives()))
+        nets = fwkd.surrogates(self.pipe.unet, arch.taught())
         text = str(NANOSD["N2"])
-        return tafid.score_arch(text, self.pipe, nets, self.features, **self.judged)
+        return tafid.score_arch(text, self.pipe, nets, self.features, how=self.how)
 
     def align(self) -> dict:
         n2 = NANOSD["N2"]
@@ -128,7 +128,7 @@ class DryStudy:
         how |= dict(surrogates=fwkd.surrogates(self.pipe.unet, changed))
         how |= dict(teacher_features=self.features, scratch=self.scratch / "align")
         rate = self.profile.family.align_lr
-        return align.align_arch(str(n2), 1, rate, 1, pipe=self.pipe, **how, **self.judged)
+        return align.align_arch(str(n2), 1, rate, 1, pipe=self.pipe, **how, how=self.how)
 
     def steps(self) -> list[Step]:
         """Every computation with what it does here and what the profile plans (flop)."""
@@ -197,7 +197,7 @@ class DryStudy:
                  w.images(2, 1, w.n2), networks * w.images(b.images, s, w.mean), networks),
             Step("align", "06", self.align, w.images(2, 1, w.n2) + w.unet + 3 * w.n2,
                  family * (w.images(2 * b.images, s, w.mean) + aligned), family),
-            Step("prior", "06", lambda: prior.interpolation(pipe, pairs=1, frames=2, **self.judged),
+            Step("prior", "06", lambda: prior.interpolation(pipe, pairs=1, frames=2, how=self.how),
                  w.images(2, 1),
                  2 * w.images(2 * t.prompts + 4 * g.diversity + 9 * g.paths, s)
                  + w.images(3 * b.images, s)),

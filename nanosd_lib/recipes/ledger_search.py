@@ -149,10 +149,10 @@ def _near_real(run: Run, a: Mapping[str, Tensor], teacher: Tensor, protocol: str
     """Frechet distance to renders of the prompts' own scenes, member over teacher: the rows of all
     three sets are of one prompt.
     """
-    s, n = shared.sampling(run, draw=1), len(teacher)
-    scenes = miniworld.sample(n, splits.SEEDS["prompts"] + 1000 * s["seed"])
-    assert miniworld.captions(scenes) == splits.prompts(n, s["seed"])
-    look = extractors.extractor(s["features"])
+    how, n = shared.sampling(run, draw=1)["how"], len(teacher)
+    scenes = miniworld.sample(n, splits.SEEDS["prompts"] + 1000 * how.seed)
+    assert miniworld.captions(scenes) == splits.prompts(n, how.seed)
+    look = extractors.extractor(how.features)
     real = extractors.features(look, raycast.render(scenes)[0])
     off = [uncertainty.frechet_ratio([x], [teacher], real) for x in a.values()]
     near = shared.counted(off, lambda x: x <= NEAR_REAL)

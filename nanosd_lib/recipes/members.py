@@ -38,8 +38,9 @@ def aligned(
     g, train = run.profile.family, shared.latents(run, pipe, "train")
     read = splits.of(train) if own is None else replace(splits.of(train), own=own["latents"]["z"])
     how = {"align_steps": g.align_steps, "lr": g.align_lr, "train_batch": g.align_batch}
-    params = {"arch": text, **how, **shared.sampling(run, draw)}
-    answered = answers(run, pipe, train, params["seed"])
+    sampling = shared.sampling(run, draw)
+    params = {"arch": text, **how, **sampling}
+    answered = answers(run, pipe, train, sampling["how"].seed)
     return run.cached(
         "align",
         align.align_arch,

@@ -28,11 +28,12 @@ def teacher(run: Run) -> StableDiffusionPipeline:
     return pipeline.load_teacher(run.teacher, run.profile.dtype, run.device.type, run.variant)
 
 
-def sampling(run: Run, draw: int = 0) -> dict:
-    """How images are made and looked at; each `draw` has prompts and noise of its own."""
-    s = run.profile.samples
-    how = {"steps": s.steps, "guidance": s.guidance, "batch": s.batch}
-    return how | {"seed": run.seed + 10_000 * draw, "features": s.features}
+def sampling(run: Run, draw: int = 0) -> dict[str, pipeline.Sampling]:
+    """{"how": ...}: how images are drawn and looked at; each `draw` has prompts and noise of its
+    own.
+    """
+    seed = run.seed + 10_000 * draw
+    return {"how": pipeline.Sampling(seed=seed, **run.profile.samples.model_dump())}
 
 
 def photographs(
@@ -97,7 +98,7 @@ def taught(
     f = run.profile.fwkd
     train, held = latents(run, pipe, "train"), latents(run, pipe, "heldout")
     params = {
-        "pairs": [list(p) for p in (pairs or arch.alternatives())],
+        "pairs": [list(p) for p in (pairs or arch.taught())],
         "steps": f.steps,
         "batch": f.batch,
         "lr": f.lr,
@@ -122,10 +123,10 @@ def surrogates(pipe: StableDiffusionPipeline, *taught: Artifact) -> nn.ModuleDic
     cut out of the teacher, with nothing taught.
     """
     if not taught:
-        cut = fwkd.surrogates(pipe.unet, list(arch.alternatives()))
+        cut = fwkd.surrogates(pipe.unet, arch.taught())
         return cut.eval().requires_grad_(False)
     weights = {k: v for artifact in taught for k, v in artifact["weights"].items()}
-    return fwkd.load(pipe.unet, list(arch.alternatives()), weights)
+    return fwkd.load(pipe.unet, arch.taught(), weights)
 
 
 def later(pipe: StableDiffusionPipeline, *taught: Artifact) -> Later:

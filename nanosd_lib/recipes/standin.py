@@ -41,9 +41,8 @@ def prompts(
     """Whether the pipeline draws what prompts of each kind name; `made_of` is what its U-Net was
     made of, where it is not the teacher's.
     """
-    s, each = run.profile.samples, n or run.profile.teacher_check.prompts
-    how: dict = {"steps": s.steps, "guidance": s.guidance, "batch": s.batch, "seed": run.seed}
-    how |= {"n": each, "kinds": list(kinds), "trained": trained_on(run)}
+    each = n or run.profile.teacher_check.prompts
+    how = {"n": each, "kinds": list(kinds), "trained": trained_on(run), **shared.sampling(run)}
     keys: list[Artifact | str] = [run.teacher_key, *(made_of or [])]
     return run.cached("prompts", following.check_prompts, how, keys, quiet=True, pipe=pipe)
 
@@ -68,7 +67,7 @@ def without(run: Run, pipe: StableDiffusionPipeline, how: str) -> Artifact:
     return run.cached(
         f"sensitivity-{how.replace(' ', '-')}",
         sensitivity.sensitivity,
-        {"how": how, "pairs": run.profile.sensitivity.pairs, **shared.sampling(run)},
+        {"way": how, "pairs": run.profile.sensitivity.pairs, **shared.sampling(run)},
         [run.teacher_key, heldout, against],
         quiet=True,
         pipe=pipe,
