@@ -207,7 +207,11 @@ def verdict(claim: Claim, record: Record | None) -> tuple[str, str]:
     printed = math.nan if claim.value is None else claim.value
     found = rules.answer(claim.rule, low, high, printed)
     if found == "across":
-        return "undecided", f"the interval {low:.3g} to {high:.3g} crosses the bound ({claim.rule})"
+        said = f"the interval {low:.3g} to {high:.3g} crosses the bound ({claim.rule})"
+        n = 0 if claim.count else record.n or 0
+        return "undecided", said + rules.would_decide(
+            claim.rule, record.value, low, high, n, printed
+        )
     return (good if found == "inside" else bad), ""
 
 

@@ -114,6 +114,28 @@ def answer(
     return "outside" if high < begin - slack or low > end + slack else "across"
 
 
+def would_decide(
+    rule: Within | Printed | Bound | Between,
+    value: float,
+    low: float,
+    high: float,
+    n: int,
+    printed: float,
+) -> str:
+    """How many pictures (prompts, networks) in the place of n would decide, should the value stay:
+    an interval narrows as one over the root of their number. "" where n is 0 or none would.
+    """
+    needed = [
+        n * (((high if bound > value else low) - value) / (bound - value)) ** 2
+        for bound in rule.accepted(printed)
+        if low < bound < high and bound != value
+    ]
+    if not n or not needed or value in rule.accepted(printed):
+        return ""
+    many = float(f"{max(needed):.2g}")
+    return f"; about {many:,.0f} in place of {n} would decide" if many < 1e5 else ""
+
+
 class Decided(Strict):
     """A rule, with a plausible value that passes it and one that fails."""
 

@@ -235,6 +235,18 @@ def test_an_interval_decides_or_it_does_not(tmp_path, ends, verdict, reason):
     assert found.verdict == verdict and found.why.startswith(reason)
 
 
+def test_an_undecided_row_says_how_many_would_decide(tmp_path):
+    """An interval twice as wide as the way to the bound wants four times as many."""
+    found = row(tmp_path, TREND, 0.2, -0.2, 0.6, n=96)
+    assert found.why.endswith(
+        "crosses the bound (at least 0); about 380 in place of 96 would decide"
+    )
+    assert "about 860 in place of 96" in row(tmp_path, TREND, 0.1, -0.2, 0.4, n=96).why
+    assert "would decide" not in row(tmp_path, TREND, 0.0, -0.2, 0.4, n=96).why  # on the bound
+    assert "would decide" not in row(tmp_path, TREND, 1e-3, -0.2, 0.4, n=96).why
+    assert "would decide" not in row(tmp_path, TREND, 0.1, -0.2, 0.4).why
+
+
 def test_what_counts_decided_things_may_be_a_point(tmp_path):
     assert row(tmp_path, TREND | {"count": True}, 0.5, 0.5, 0.5).verdict == "holds"
 
