@@ -1,7 +1,7 @@
 """The published side: tables of the three sources, their claims, and the ledger of verdicts.
 
 Sources: the poster (CVPR 2026), the abstract page and a third-party article; a figure that only a
-reading note reports says so. All of it lives in `data/paper`; nothing here is typed twice.
+reading note reports says so. All of it lives in `data/paper`.
 """
 
 from __future__ import annotations
@@ -237,9 +237,7 @@ def _guarded(guard: Guard, record: Record) -> tuple[rules.Answer, str]:
 
 
 def check(claim: Claim, record: Record) -> None:
-    """ValueError unless a ledger could hold the record: its kind, its backend, its guards, and all
-    that an explanation of its verdict fills in.
-    """
+    """ValueError unless a ledger could hold the record, with all that explains its verdict."""
     result, _ = verdict(claim, record)
     for one in claim.explanations:
         if one.verdict == result and one.meant(record.said):
@@ -277,7 +275,7 @@ def again(row: Mapping[str, Any], claim: Claim) -> str:
 def _row(claim: Claim, record: Record | None) -> dict[str, object]:
     result, reason = verdict(claim, record)
     gap = lambda x: math.nan if x is None else float(x)  # noqa: E731
-    sure = record is not None and claim.evidence in SURE
+    sure = record and claim.evidence in SURE
     return {
         "id": claim.id,
         "step": STEPS[claim.notebook[:2]],
