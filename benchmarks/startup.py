@@ -25,8 +25,8 @@ import pandas as pd
 import psutil
 from tqdm.auto import tqdm
 
-from nanosd_lib.paths import ROOT
 from nanosd_lib.engine import forking, kernels
+from nanosd_lib.paths import ROOT
 
 MODULES = {  # and what they were called when the library had no rooms
     "paper": "paper",

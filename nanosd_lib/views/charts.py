@@ -164,8 +164,9 @@ def hypervolumes(table: pd.DataFrame) -> Figure:
         ax.set(xlabel="networks judged", ylabel="hypervolume", title=title)
         ax.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
         ax.yaxis.set_major_formatter(ticker.EngFormatter(sep=""))
-        ax.legend(fontsize=7)
-    fig.tight_layout()
+    first = np.atleast_1d(axes)[0]
+    fig.legend(*first.get_legend_handles_labels(), fontsize=8, ncol=3, loc="upper center")
+    fig.tight_layout(rect=(0, 0, 1, 0.92))
     return fig
 
 
