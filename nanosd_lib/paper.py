@@ -232,8 +232,9 @@ def _guarded(guard: Guard, record: Record) -> tuple[rules.Answer, str]:
         return "across", f"{guard.name.replace('-', ' ')}: not measured"
     value, low, high = record.guards[guard.name]
     ends = (value if low is None else low), (value if high is None else high)
-    said = f"{guard.name.replace('-', ' ')} {value:.3g}, not {guard.rule}"
-    return rules.answer(guard.rule, *ends, math.nan), said
+    found, name = rules.answer(guard.rule, *ends, math.nan), guard.name.replace("-", " ")
+    across = f"{name}: {ends[0]:.3g} to {ends[1]:.3g} crosses the bound ({guard.rule})"
+    return found, across if found == "across" else f"{name} {value:.3g}, not {guard.rule}"
 
 
 def check(claim: Claim, record: Record) -> None:

@@ -43,7 +43,7 @@ def surrogates(run: Run, curve: pd.DataFrame, table: pd.DataFrame, left: Mapping
     last = 1 - median.iloc[-1] / median.iloc[-2]
     run.record(
         "fwkd-shallow", quick / f.steps, f"{steps}, held-out median at each quarter",
-        guards={"longer-run": 1}, steps=f.steps, last_quarter=last,
+        guards={"steps-of-the-longest-run-over-these": 1}, steps=f.steps, last_quarter=last,
     )  # fmt: skip
     gone = shared.counted(ends, lambda x: x > f.keep_error)
     worst = table.relative_error.max()

@@ -97,9 +97,13 @@ def curves(table: pd.DataFrame, x: str, title: str = "") -> Figure:
     """Learning curves: one panel for each stage of the columns "E1:RA", ..., on a log scale."""
     stages = list(dict.fromkeys(c.split(":")[0] for c in table.columns if ":" in c))
     fig, axes = subplots(1, len(stages), figsize=(2.1 * len(stages), 3.2), sharey=True)
+    codes = dict.fromkeys(c.split(":")[1] for c in table.columns if ":" in c)
+    colours = {code: f"C{k}" for k, code in enumerate(codes)}  # one for a code in all panels
     for ax, stage in zip(np.atleast_1d(axes), stages, strict=True):
         for c in [c for c in table.columns if c.startswith(stage + ":")]:
-            ax.plot(table[x], table[c], marker="o", ms=2.5, lw=1.2, label=c.split(":")[1])
+            code = c.split(":")[1]
+            how = dict(marker="o", ms=2.5, lw=1.2, color=colours[code], label=code)
+            ax.plot(table[x], table[c], **how)
         ax.set(title=stage, xlabel=x, yscale="log")
         ax.legend(fontsize=6, loc="upper center", bbox_to_anchor=(0.5, -0.22), ncol=3)
     np.atleast_1d(axes)[0].set_ylabel("held-out relative error")

@@ -60,6 +60,14 @@ def with_interval(row: pd.Series) -> str:
     return f"{number(row.ours)}{ends} {unit}".strip()
 
 
+def _told(row: pd.Series) -> str:
+    """Why, and what the number is elsewhere: on other backends, other widths."""
+    said = [x for x in (row.why, row.elsewhere) if isinstance(x, str) and x]
+    if len(said) == 2 or (said and said[0] == row.elsewhere):
+        said[-1] = f"elsewhere: {said[-1]}"
+    return "; ".join(said)
+
+
 def worst_first(ledger: pd.DataFrame) -> pd.DataFrame:
     """Rows by step of the paper, within a step the worst news first."""
     rank = ledger.verdict.map({v: k for k, v in enumerate(paper.VERDICTS)})
@@ -78,7 +86,7 @@ def shade(ledger: pd.DataFrame, by_step: bool = False) -> pd.io.formats.style.St
             "paper": [number(x) for x in rows.paper],
             "ours": [with_interval(r) for _, r in rows.iterrows()],
             "verdict": rows.verdict,
-            "why": rows.why,
+            "why": [_told(r) for _, r in rows.iterrows()],
         }
     )[["step", *SHOWN] if by_step else SHOWN]
     colour = lambda v: f"background-color: {SHADES.get(v, '#ffffff')}; color: #111111"  # noqa: E731

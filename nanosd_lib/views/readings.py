@@ -161,9 +161,18 @@ def _number(row: pd.Series, form: str = "") -> str:
         return "–"
     if not row.low < row.high:
         return digits(row.ours, form)
-    n = "" if pd.isna(row.n) else f"; n = {row.n:.0f}"
+    many = row.seeds > 1  # then the interval is over seeds
+    n = f"; {row.seeds:.0f} seeds" if many else "" if pd.isna(row.n) else f"; n = {row.n:.0f}"
     ends = f"{digits(row.low, form)} to {digits(row.high, form)}"
     return f"{digits(row.ours, form)} ({ends}{n})"
+
+
+def _nearer(row: pd.Series, equal: float, sign: int = 1) -> str:
+    """nearer, further, or not told apart: where an interval lies against equality; sign -1 where
+    more is nearer.
+    """
+    low, high = sorted((sign * (row.low - equal), sign * (row.high - equal)))
+    return "nearer" if high < 0 else "further" if low > 0 else "not told apart"
 
 
 def sentences(ledger: pd.DataFrame) -> dict[str, str]:
@@ -199,29 +208,28 @@ def sentences(ledger: pd.DataFrame) -> dict[str, str]:
     )  # fmt: skip
     both = low.verdict == ranks.verdict == "holds"
     makes = "makes" if both else "does not make" if ranks.verdict == "fails" else "may make"
-    apart = {("holds", "holds"): "is", ("fails", "fails"): "is not"}
-    nearer = apart.get((lpips.verdict, clip.verdict), "may be")
     tiny = {"holds": "lies behind", "fails": "does not lie behind"}
     return {
         "Surgery": f"That E4, M and D4 give little {_verb(gives)}: without them tAFID is"
-        f" {_number(gives)} of what it is without the least important kept stage; they move"
-        f" {_number(moves)} times their share of the bytes and take {_number(time)} times their"
-        f" share of the time ({time.backend or 'not timed'}).",
-        "Feature-wise distillation": f"{_number(low)} of 30 surrogates are surely below the bound"
-        f" ({low.protocol}); a low stage error {makes} an accurate network (rank correlation"
-        f" {_number(ranks, '{:.2f}')}); a quarter of the data costs {_number(few, '{:.2f}')} times"
-        " the error of all of it.",
-        "Search": f"That EHVI pays {_verb(speed)} for latency and {_verb(size)} for size: it gains"
-        f" {_number(speed, '{:+.0%}')} and {_number(size, '{:+.0%}')} against random search; TinySD"
-        f" {tiny.get(behind.verdict, 'may lie behind')} the front on new prompts.",
-        "Slim VAE": f"That the slim VAE loses little {_verb(vae)}: {_number(vae, '{:.1f}')} dB on"
-        f" scenes; of the latents' worst channel {_number(latents)} is explained; a whole tile"
-        f" takes {_number(tile)} of the time with the teacher's VAE, at {_number(prior)} times the"
-        " tAFID.",
+        f" {_number(gives)} of what it is without the least important kept stage. Their share of"
+        f" the bytes is {_number(moves)} times their share of the multiply-adds, their share of the"
+        f" time {_number(time)} times ({time.backend or 'not timed'}).",
+        "Feature-wise distillation": f"That few steps suffice {_verb(low)}: {_number(low)} of 30"
+        f" surrogates are below the bound, surely to possibly ({low.protocol}); a low stage error"
+        f" {makes} an accurate network (rank correlation {_number(ranks, '{:.2f}')}); a quarter of"
+        f" the data costs {_number(few, '{:.2f}')} times the error of all of it.",
+        "Search": f"That EHVI pays {_verb(speed)} for latency and {_verb(size)} for size: its gain"
+        f" over the common start exceeds random search's by {_number(speed, '{:+.0%}')} and"
+        f" {_number(size, '{:+.0%}')}; TinySD {tiny.get(behind.verdict, 'may lie behind')} the"
+        " front on new prompts.",
+        "Slim VAE": f"That the slim VAE loses little {_verb(vae)}: {_number(vae, '{:.1f}')} dB are"
+        f" lost on scenes (below zero: gained); of the latents' worst channel {_number(latents)} is"
+        f" explained; with the slim U-Net, a whole tile takes {_number(tile)} of the time that it"
+        f" takes with the teacher's VAE, at {_number(prior)} times the tAFID.",
         "Alignment": f"That a short alignment improves the networks {_verb(aligned)}: tAFID falls"
-        f" to {_number(aligned)} of what it was; N2 afterwards {nearer} nearer to the teacher than"
-        " the teacher's own pictures from other noise (LPIPS"
-        f" {_number(lpips)} times, cosine {_number(clip, '{:+.3f}')}).",
+        f" to {_number(aligned)} of what it was. To the teacher's own pictures N2 is then, beside"
+        f" the teacher with other noise, {_nearer(lpips, 1)} by LPIPS ({_number(lpips)} times) and"
+        f" {_nearer(clip, 0, -1)} by embedding cosine ({_number(clip, '{:+.3f}')}).",
     }
 
 
