@@ -533,7 +533,7 @@ def as_other(tmp_path):
             os.seteuid(0)
 
     for folder in (tmp_path, *tmp_path.parents):
-        if folder.name.startswith("pytest-") or folder == tmp_path:
+        if folder.name.startswith(("pytest-", "popen-")) or folder == tmp_path:
             folder.chmod(0o755)
     before = os.umask(0o022)  # what another user may read: under a stricter one, nothing at all
     yield other
