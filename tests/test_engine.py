@@ -32,8 +32,8 @@ def notebook(path, *cells, parameters=PARAMETERS):
     return path
 
 
-def run(tmp_path, *cells, deadline=None, **parameters):
-    """State, error and the executed notebook."""
+def run(tmp_path, *cells, deadline=120, **parameters):
+    """State, error and the executed notebook; a kernel that falls silent fails its test."""
     source, out = notebook(tmp_path / "in.ipynb", *cells), tmp_path / "out.ipynb"
     outcome = kernels.execute(source, out, parameters, {}, deadline)
     return outcome, nbformat.read(out, as_version=4)

@@ -212,7 +212,7 @@ def test_every_notebook_must_be_there(folder):
 def test_the_command_itself_runs_its_jobs(tmp_path):
     """`python -m nanosd_lib.cli sweep` names its function so that workers can import it."""
     code = (
-        "import runpy, sys; from nanosd_lib.runs import jobs;"
+        "import runpy, sys; from nanosd_lib.studies import jobs;"
         "ended = lambda job: print(job.function) or jobs.Ended(job, None, 'x');"
         "jobs.run = lambda asked, how, n, **more: [ended(asked[0])];"
         "sys.argv = ['nanosd', 'sweep', '--profile', 'smoke'];"

@@ -7,26 +7,36 @@ from __future__ import annotations
 import pandas as pd
 import torch
 from diffusers import UNet2DConditionModel
+from torch import nn
 
 from nanosd_lib.networks import counting, sd15, surgery
-from nanosd_lib.networks.arch import BASE, CHOICES, STAGES
+from nanosd_lib.networks.arch import BASE, CHOICES, STAGES, Arch
 
 
-def shapes(teacher: UNet2DConditionModel, stage: str, code: str) -> list[tuple[int, ...]]:
-    """The shapes that a stage of that code hands on; teacher on the meta device."""
-    inputs = counting.stage_inputs(teacher, stage, 1, device="meta")
-    found = surgery.surrogate(stage, code, teacher)(**inputs)
+def shapes(net: nn.Module, inputs: dict) -> list[tuple[int, ...]]:
+    """The shapes of what a stage hands on."""
+    found = net(**inputs)
     tensors = found[1] if isinstance(found, tuple) else (found,)
     return [tuple(x.shape) for x in tensors]
 
 
 @torch.no_grad()
-def every_code() -> dict[str, pd.DataFrame]:
-    """table (stage, code, fits): whether each of the 36 hands on tensors of the original's shapes,
-    at SD 1.5's width.
+def fits(teacher: UNet2DConditionModel) -> pd.DataFrame:
+    """stage, code, fits: whether each of the 36 hands on tensors of the original's shapes; teacher
+    on the meta device. A network holds a code of each stage, so eight hold them all.
     """
-    teacher, rows = sd15.unet(), []
-    for stage in STAGES:
-        wanted = shapes(teacher, stage, BASE[stage])
-        rows += [(stage, c, shapes(teacher, stage, c) == wanted) for c in CHOICES[stage]]
-    return {"table": pd.DataFrame(rows, columns=["stage", "code", "fits"])}
+    found: dict[tuple[str, str], list] = {}
+    for k in range(max(map(len, CHOICES.values()))):
+        codes = [CHOICES[s][k % len(CHOICES[s])] for s in STAGES]
+        net = surgery.student(Arch(*codes), teacher)
+        for stage, code in zip(STAGES, codes, strict=True):
+            inputs = counting.stage_inputs(teacher, stage, 1, device="meta")
+            found[stage, code] = shapes(net.stage(stage), inputs)
+    rows = [(s, c, seen == found[s, BASE[s]]) for (s, c), seen in found.items()]
+    table = pd.DataFrame(rows, columns=["stage", "code", "fits"])
+    return table.sort_values(["stage", "code"], ignore_index=True)
+
+
+def every_code() -> dict[str, pd.DataFrame]:
+    """table: `fits` at SD 1.5's width."""
+    return {"table": fits(sd15.unet())}

@@ -94,7 +94,7 @@ def jobs_of(points: list[dict[str, Any]]) -> list[jobs.Job]:
     code = text_hash(canonical([[paths.shown(p), file_hash(p)] for p in sorted(found)]))
     results, store = str(paths.results_root()), str(paths.store_root())
     more = {"results": results, "code": code}
-    return [jobs.Job(f"{PACKAGE}.runs.sweep:study", point | more, store) for point in points]
+    return [jobs.Job(f"{PACKAGE}.studies.sweep:study", point | more, store) for point in points]
 
 
 # ---------------------------------------------------------------------------------------- the state
