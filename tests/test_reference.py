@@ -57,14 +57,16 @@ def test_the_reference_stays_small():
 
 
 def test_the_slim_vae_keeps_the_teachers_latents_and_pictures():
-    """Three seeds, scenes and photographs: at most 1.5 dB below the teacher, correlation 0.95."""
+    """Three seeds, scenes and photographs: at most .5 dB below the teacher, correlation .985 (set
+    anew from the numbers of the present teacher: -.04 dB and .993 at worst).
+    """
     table = pd.read_csv(FOLDER / "tables" / "vae.csv")
     table["pictures"] = table.protocol.str.split(",").str[0]
     teacher = table[table.model == "teacher"].set_index("pictures").psnr
     whole = table[(table.model == "slim") & (table.part == "both")]
     assert whole.groupby("pictures").seed.nunique().to_dict() == dict.fromkeys(teacher.index, 3)
-    assert (whole.psnr - whole.pictures.map(teacher)).min() >= -1.5
-    assert whole.latent_corr.min() >= 0.95
+    assert (whole.psnr - whole.pictures.map(teacher)).min() >= -0.5
+    assert whole.latent_corr.min() >= 0.985
 
 
 def test_the_slim_vae_is_smaller_and_was_faster_in_both_halves():
