@@ -297,7 +297,7 @@ def call(x):
     raise ValueError(f"no {x}")
 ipywidgets.interactive(call, x=3)
 """
-    outcome, _ = run(tmp_path, live)
+    outcome, _ = run(tmp_path, live, deadline=20)  # its end is sometimes lost on the way
     assert outcome.state == "widget error" and "ValueError: no 3" in outcome.error
 
 
