@@ -11,7 +11,6 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
 SLACK = 1e-9  # of a value: rounding of decimal digits
-INFINITE = math.inf
 Words = Annotated[str, Field(min_length=1)]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")]
 Answer = Literal["inside", "outside", "across"]
@@ -69,7 +68,7 @@ class Bound(Strict):
     bound: FiniteFloat
 
     def accepted(self, printed: float) -> tuple[float, float]:
-        return (self.bound, INFINITE) if self.type == "at_least" else (-INFINITE, self.bound)
+        return (self.bound, math.inf) if self.type == "at_least" else (-math.inf, self.bound)
 
     def __str__(self) -> str:
         return f"{self.type.replace('_', ' ')} {self.bound:g}"

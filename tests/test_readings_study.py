@@ -137,8 +137,8 @@ CASES = {
         ["33% (TinySD)", "2% (N2)"],
     ),
     "distilled": (
-        lambda: readings.distilled(surrogates(), target(), 160),
-        lambda: readings.distilled(surrogates(0.3), target(16.0), 160),
+        lambda: readings.distilled(surrogates(), target(), 160, 0.1),
+        lambda: readings.distilled(surrogates(0.3), target(16.0), 160, 0.1),
         ["1 of 3 surrogates", "0 of 3 surrogates"],
     ),
     "learning": (

@@ -12,9 +12,9 @@ import torch
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from nanosd_lib import paper
-from nanosd_lib.hardware import prediction
+from nanosd_lib.hardware import builders, prediction
 from nanosd_lib.networks import arch, counting, sd15
-from nanosd_lib.networks.arch import BASE, NANOSD, STAGES
+from nanosd_lib.networks.arch import NANOSD, STAGES
 from nanosd_lib.quality import metrics, ratios, uncertainty
 from nanosd_lib.quality.uncertainty import Interval
 from nanosd_lib.recipes import shared
@@ -24,8 +24,9 @@ from nanosd_lib.runs.notebook import Artifact, Run
 INT8 = "ort-int8"  # the paper's number format: what decides where backends differ
 PRINTED = "published table"
 MEMBERS = [f"NanoSD{k}" for k in range(1, 8)]
+PUT_BACK = "N1 + E4, M, D4"
 CALLED = (
-    {k: k for k in ("six originals", "N1 + E4, M, D4")}
+    {k: k for k in ("six originals", PUT_BACK)}
     | {"without": "six originals"}
     | {k: paper.paper_name(k) for k in NANOSD}
 )
@@ -158,7 +159,7 @@ def timed(
     """Timed rows of notebook 02: `measured` is the hardware profile, networks as for `sizes`; INT8
     decides, the other backends stand beside it. mini: the worst sum of stages on sd-mini.
     """
-    stages, rest = measured["stages"], measured["rest"]
+    stages = measured["stages"]
     nets = measured["networks"].assign(model=measured["networks"].model.map(CALLED))
     costs = networks.assign(model=networks.model.map(CALLED), params=networks.params)
     costs = costs.assign(gmac=costs.gmac_linear + costs.gmac_attention)[["model", "params", "gmac"]]
@@ -177,9 +178,10 @@ def timed(
     ran = stages[stages.backend == INT8].ms_median.gt(0).sum()
     run.record("stages-quantise", ran, where)
     put("deep-stages-cost-time", _deep(nets, costs))
-    found, apart = _put_back(nets, stages, rest)
-    put("ablation-costs-time", found, guards={"against-its-parts": apart[INT8]})
-    worst = _additive(nets, stages, rest)
+    sums = _sums(measured)
+    found = ratios.by_backend(nets, PUT_BACK, "NanoSD1")
+    put("ablation-costs-time", found, guards={"against-its-parts": _against_parts(sums)})
+    worst = _additive(sums)
     facts = {"worst": worst[INT8][1], "mini": mini}
     put("latency-additive", {b: x for b, (x, _) in worst.items()}, **facts)
     nine = paper.family().dropna(subset=["htp_ms"]).set_index("model")
@@ -211,45 +213,30 @@ def _deep(nets: pd.DataFrame, costs: pd.DataFrame) -> dict[str, Interval]:
     }
 
 
-def _parts(name: str, stages: pd.DataFrame, rest: pd.DataFrame, backend: str) -> float:
-    one = stages[stages.backend == backend].set_index(["stage", "code"]).ms_median
-    other = rest[rest.backend == backend].set_index("row").ms_median
-    a = arch.ABLATION if name == "N1 + E4, M, D4" else _named(name)
-    total = sum(one[s, getattr(a, s)] for s in STAGES) + other["rest"]
-    return float(total + (other["deep"] if a.deep else 0.0))
+def _sums(measured: dict[str, Any]) -> pd.DataFrame:
+    """model, backend, ms_median, ms_low, ms_high, parts: each network and its stages' sum."""
+    stages, networks, rest = (measured[k] for k in ("stages", "networks", "rest"))
+    sums = prediction.additivity(stages, networks, rest, builders.NETWORKS)
+    sums = sums.rename(columns={"sum_of_stages_ms": "parts"})[["model", "backend", "parts"]]
+    table = networks.merge(sums, on=["model", "backend"])
+    return table.assign(model=table.model.map(CALLED))
 
 
-def _named(name: str) -> arch.Arch:
-    if name == "six originals":
-        return arch.Arch(**BASE)
-    return {paper.paper_name(k): a for k, a in NANOSD.items()}[name]
+def _against_parts(sums: pd.DataFrame) -> Interval:
+    """N1 with E4, M and D4 over the sum of its own parts."""
+    row = sums[(sums.model == PUT_BACK) & (sums.backend == INT8)].iloc[0]
+    return Interval(*(x / row.parts for x in (row.ms_median, row.ms_low, row.ms_high)))
 
 
-def _put_back(
-    nets: pd.DataFrame, stages: pd.DataFrame, rest: pd.DataFrame
-) -> tuple[dict[str, Interval], dict[str, Interval]]:
-    """N1 with E4, M and D4 over N1; and over the sum of its own parts."""
-    name = "N1 + E4, M, D4"
-    found, apart = ratios.by_backend(nets, name, "NanoSD1"), {}
-    for b in found:
-        row = nets[(nets.model == name) & (nets.backend == b)].iloc[0]
-        parts = _parts(name, stages, rest, b)
-        apart[b] = Interval(row.ms_median / parts, row.ms_low / parts, row.ms_high / parts)
-    return found, apart
-
-
-def _additive(
-    nets: pd.DataFrame, stages: pd.DataFrame, rest: pd.DataFrame
-) -> dict[str, tuple[Interval, str]]:
+def _additive(sums: pd.DataFrame) -> dict[str, tuple[Interval, str]]:
     """{backend: (largest |sum of stages / network - 1|, model)}; the interval is over the quartiles
     of the network.
     """
     worst = {}
-    for b, rows in nets[nets.model != "N1 + E4, M, D4"].groupby("backend", sort=False):
+    for b, rows in sums[sums.model != PUT_BACK].groupby("backend", sort=False):
         off = []
         for r in rows.itertuples():
-            parts = _parts(r.model, stages, rest, b)
-            each = [parts / x - 1 for x in (r.ms_median, r.ms_low, r.ms_high)]
+            each = [r.parts / x - 1 for x in (r.ms_median, r.ms_low, r.ms_high)]
             near = 0.0 if min(each) < 0 < max(each) else min(map(abs, each))
             off.append((Interval(abs(each[0]), near, max(map(abs, each))), r.model))
         worst[b] = max(off, key=lambda o: o[0].value)

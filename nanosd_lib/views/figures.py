@@ -8,7 +8,6 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import torch
 from matplotlib import ticker
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -125,8 +124,3 @@ def scatter(
     ax.set(xlabel=xlabel or x, ylabel=ylabel or y)
     fig.tight_layout()
     return fig
-
-
-def to_tensor(image: np.ndarray) -> Tensor:
-    """A picture (H, W, 3) in 0..255 as (3, H, W) in [-1, 1]."""
-    return torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1).float() / 127.5 - 1

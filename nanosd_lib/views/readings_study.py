@@ -8,9 +8,6 @@ import pandas as pd
 
 from nanosd_lib.views.readings import between, digits, listed
 
-LOW_ERROR = 0.1  # what notebook 03 calls a low error (ours)
-
-
 RATIO = "{:.2f}"
 
 
@@ -74,14 +71,14 @@ def additive(additivity: pd.DataFrame) -> str:
 
 
 # -------------------------------------------------------------------------------------- notebook 03
-def distilled(surrogates: pd.DataFrame, target: pd.DataFrame, steps: int) -> str:
-    """Page 03 in one sentence: surrogates.csv and e3_target.csv."""
-    low = surrogates.relative_error_high < LOW_ERROR
+def distilled(surrogates: pd.DataFrame, target: pd.DataFrame, steps: int, low_error: float) -> str:
+    """Page 03 in one sentence: surrogates.csv, e3_target.csv, and the bound of a low error."""
+    low = surrogates.relative_error_high < low_error
     by = target.set_index("taught")
     one, none = by.loc["D4"], by.loc["nothing"]
     return (
         f"After {steps} steps {low.sum()} of {len(surrogates)} surrogates have a held-out error"
-        f" surely below {LOW_ERROR:g} (median {digits(surrogates.relative_error.median())}; one"
+        f" surely below {low_error:g} (median {digits(surrogates.relative_error.median())}; one"
         " constant would have 1), one teacher pass a step serving all; N2 assembled from them is at"
         f" tAFID {_in(one, 'tafid')}, cut out of the teacher with"
         f" nothing taught at {_in(none, 'tafid')}."
