@@ -8,6 +8,9 @@ GRID ?=
 SLURM ?=
 SET ?=
 RUN ?= results/mini
+ONLY ?=
+FRESH ?=
+COMMIT ?=
 PYTHON ?= $(shell for p in python3.11 python3 python3.12; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' 2>/dev/null \
 	&& echo $$p && break; done)
@@ -24,11 +27,11 @@ LOCK = $(BIN)/uv pip compile --quiet --universal --generate-hashes --python-vers
 	--all-extras --custom-compile-command 'make lock' pyproject.toml -o requirements.lock
 
 .DEFAULT_GOAL := help
-.PHONY: help env test nightly reproduce run hardware dryrun sweep sweep-status doctor lab teacher reference stale compare chaos drift slurm-test bench lock clean
+.PHONY: help env test nightly reproduce run hardware dryrun sweep sweep-status doctor lab teacher reference stale compare release verify-release chaos drift slurm-test bench lock clean
 
 help:  ## list the verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' Makefile
-	@echo "  variables: PROFILE=mini (smoke, mini, sd15)  SEED=0  NB=03  SET='fwkd.steps=10'"
+	@echo "  variables: PROFILE=mini (smoke, mini, full, sd15)  SEED=0  NB=03  SET='fwkd.steps=10'"
 
 # What would send an installer to another Python, or have it install something else than the lock,
 # stays outside; where packages come from (PIP_INDEX_URL, UV_INDEX) does not.
@@ -106,6 +109,13 @@ stale: $(STAMP)  ## which pages of results/reference the code has outgrown, and 
 
 compare: $(STAMP)  ## a finished run beside the reference, claim by claim: RUN=results/mini-seed1
 	@$(CLI) compare --run '$(RUN)'
+
+release: $(STAMP)  ## train and publish what data/nanosd-mini lacks: ONLY=surrogates/E1 WORKERS=2
+	@$(CLI) release --only '$(ONLY)' --workers '$(WORKERS)' $(if $(FRESH),--fresh) \
+		$(if $(COMMIT),--commit)
+
+verify-release: $(STAMP)  ## compute every released member's witness again: ONLY=surrogates/E1
+	@$(CLI) verify-release --only '$(ONLY)'
 
 chaos: $(STAMP)  ## break a smoke run in every way we know, and count what is lost (24 minutes)
 	@$(BIN)/python tests/chaos.py

@@ -38,6 +38,8 @@ MAINS = {  # verb: module of this library, what it does
         "studies.compare",
         "a finished run beside the reference, claim by claim: --run FOLDER",
     ),
+    "release": ("recipes.releasing", "train and publish what data/nanosd-mini lacks: --only"),
+    "verify-release": ("recipes.releasing", "compute every released member's witness again"),
     "drift": ("studies.drift", "the smoke run with one thread and with two, compared"),
 }
 
@@ -52,7 +54,7 @@ def _add(verb: str, module: str, what: str) -> None:
         except ValueError as error:
             print(f"error: {error}", file=sys.stderr)
             leave(2)
-        own = [verb] if module == "studies.runner" else []
+        own = [verb] if module in ("studies.runner", "recipes.releasing") else []
         leave(importlib.import_module(f"nanosd_lib.{module}").main([*own, *words.args]))
 
 

@@ -4,8 +4,9 @@ under a teacher's own encoders, and noisy batches of them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from diffusers import StableDiffusionPipeline
@@ -113,6 +114,68 @@ def _latents(
     return torch.cat(z), text
 
 
+class Rows:
+    """Rows of a tensor that are made when they are asked for: what a few steps of a training look
+    at, without the rest. `shape` is that of all of it, `make` takes indices (M,).
+    """
+
+    def __init__(self, n: int, make: Callable[[Tensor], Tensor]) -> None:
+        self._make = make
+        one = make(torch.zeros(1, dtype=torch.int64))
+        self.shape, self.dtype, self.device = (n, *one.shape[1:]), one.dtype, one.device
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, i: Tensor) -> Tensor:
+        return self._make(i)
+
+
+def on_demand(
+    pipe: StableDiffusionPipeline, split: str, scenes: int, crops: int, seed: int
+) -> Latents:
+    """`latents` of scenes and bundled photographs, each row made when it is asked for."""
+    drawn = miniworld.sample(scenes, SEEDS[split] + 1000 * seed)
+    cuts = photographs.cuts(split, crops, SEEDS[split] + 1000 * seed)
+    text = miniworld.captions(drawn) + [cut.caption for cut in cuts]
+    size = pipeline.side(pipe)
+
+    def encoded(i: Tensor) -> Tensor:
+        x = torch.empty(len(i), 3, miniworld.SIZE, miniworld.SIZE, dtype=torch.float32)
+        scene = i < scenes
+        if scene.any():
+            x[scene] = raycast.render(drawn[i[scene]])[0]
+        if not scene.all():
+            some = photographs.cut_out([cuts[k] for k in (i[~scene] - scenes).tolist()])
+            x[~scene] = some.float() / 127.5 - 1
+        return pipeline.encode(pipe, pipeline.sized(x, size))
+
+    def embedded(i: Tensor) -> Tensor:
+        return pipeline.embed(pipe, [text[k] for k in i.tolist()])
+
+    n = scenes + crops
+    z, words = Rows(n, encoded), Rows(n, embedded)
+    return Latents(cast(Tensor, z), cast(Tensor, words), pipeline.embed(pipe, [""]))
+
+
+def fingerprint(
+    pipe: StableDiffusionPipeline, split: str, scenes: int, crops: int, seed: int, few: int = 16
+) -> dict[str, dict[str, float]]:
+    """A few numbers that are others where the pictures, the VAE or the text encoder are: of the
+    first scenes and the first crops, made anew.
+    """
+    data = on_demand(pipe, split, scenes, crops, seed)
+    found: dict[str, float] = {}
+    n = len(data)
+    for name, first, end in (("scenes", 0, scenes), ("crops", scenes, n)):
+        i = torch.arange(first, min(end, first + few))
+        if len(i):
+            z, text = data.z[i].float(), data.text[i].float()
+            found |= {f"{name}.abs": float(z.abs().mean()), f"{name}.std": float(z.std())}
+            found[f"{name}.text"] = float(text.abs().mean())
+    return {"found": found}
+
+
 def of(artifact) -> Latents:
     """The `Latents` in a finished latents stage."""
     return Latents(**{k: artifact["latents"][k] for k in ("z", "text", "empty")})
@@ -135,14 +198,17 @@ def noisy(
     drop: float = 0.1,
     device: torch.device | None = None,
     between: tuple[float, float] = (0, 1),
+    among: Tensor | None = None,
 ) -> dict[str, Tensor]:
-    """One diffusion batch on that device (default: where the latents are): x_t, t uniform in that
-    part of the schedule, text (10 % empty) and the noise; `own` is x_t of the student VAE's latents
-    under the same noise, where there is one.
+    """One diffusion batch on that device (default: where the latents are), drawn from all latents
+    or from those rows: x_t, t uniform in that part of the schedule, text (10 % empty) and the
+    noise; `own` is x_t of the student VAE's latents under the same noise, where there is one.
 
     The paper does not say which timesteps FwKD sees; uniform is the diffusion loss's own choice.
     """
-    i = torch.randint(len(data), (batch,), generator=g)
+    n = len(data) if among is None else len(among)
+    i = torch.randint(n, (batch,), generator=g)
+    i = i if among is None else among[i]
     first, last = (round(part * scheduler.config.num_train_timesteps) for part in between)
     t = torch.randint(first, last, (batch,), generator=g)
     noise = torch.randn(batch, *data.z.shape[1:], generator=g, dtype=torch.float32)

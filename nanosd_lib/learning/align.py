@@ -44,9 +44,8 @@ def align(
         return (got.float() - want.float()).pow(2).mean()
 
     student.float().train()
-    record = fit.fit(
-        name, student, loss_of, steps, lr, scratch, seed, decay=0.9, every=50, warmup=5
-    )
+    schedule = fit.Schedule(steps, lr, seed, decay=0.9, warmup=5)
+    record = fit.fit(name, student, loss_of, schedule, scratch, every=50)
     student.to(next(teacher.parameters())).eval()
     return record
 

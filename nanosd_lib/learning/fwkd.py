@@ -6,8 +6,8 @@ Every surrogate of a stage maps the teacher stage's own input to the teacher sta
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+import contextlib
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
@@ -37,7 +37,7 @@ def _tensors(output) -> tuple[Tensor, ...]:
     return output[1] if isinstance(output, tuple) else (output,)
 
 
-@contextmanager
+@contextlib.contextmanager
 def captured(
     unet: UNet2DConditionModel, stages: Sequence[str] = STAGES
 ) -> Iterator[dict[str, Seen]]:
@@ -119,11 +119,31 @@ def _stages(nets: nn.ModuleDict) -> Iterator[blocks.Stage]:
     return (cast(blocks.Stage, net) for net in nets.values())
 
 
+class _Enough(Exception):
+    """The last stage that is looked at has run."""
+
+
 @torch.no_grad()
-def look(teacher: UNet2DConditionModel, batch: dict[str, Tensor]) -> dict[str, Seen]:
-    """One teacher pass over a noisy batch, all stages captured."""
+def look(
+    teacher: UNet2DConditionModel, batch: dict[str, Tensor], stages: Collection[str] = STAGES
+) -> dict[str, Seen]:
+    """One teacher pass over a noisy batch, all stages captured; it ends behind the last of those in
+    `stages` (E3 is taught what D4 hands on).
+    """
+    order = ["E1", "E2", "E3", "D4", "D3", "D2", "D1"]
+    last = max(("D4" if s == "E3" else s for s in stages), key=order.index)
+
+    def stop(*args) -> None:
+        raise _Enough
+
     with captured(teacher) as seen:
-        teacher(batch["x"], batch["t"], encoder_hidden_states=batch["text"])
+        group, i = blocks.BLOCK[last]
+        end = getattr(teacher, group)[i].register_forward_hook(stop)
+        with contextlib.suppress(_Enough):
+            try:
+                teacher(batch["x"], batch["t"], encoder_hidden_states=batch["text"])
+            finally:
+                end.remove()
     return seen
 
 
@@ -137,31 +157,34 @@ def distil(
     seed: int = 0,
     e3_target: str = "D4",
     probe: Callable[[nn.ModuleDict], dict] | None = None,
+    until: int | None = None,
 ) -> tuple[nn.ModuleDict, list[dict]]:
     """Teach all surrogates in one shared teacher pass a step; each keeps its own gradient norm
-    below 1.
+    below 1, so none depends on which others are taught beside it. The record holds the mean loss
+    and each surrogate's own ("E1:RA").
 
     `probe` looks at the surrogates after each quarter of the steps; what it returns joins the
     record. Weights are float32 whatever the teacher's dtype; a teacher in bfloat16 means autocast.
+    `until` is `fit.fit`'s.
     """
     nets = surrogates(teacher, pairs).float()
+    needed = {stage for stage, _ in pairs}
 
-    def loss_of(g: torch.Generator) -> Tensor:
-        seen, total = look(teacher, draw(g)), torch.zeros((), dtype=torch.float32)
-        for net in _stages(nets):
+    def loss_of(g: torch.Generator) -> dict[str, Tensor]:
+        seen, each = look(teacher, draw(g), needed), {}
+        for key, net in zip(nets, _stages(nets), strict=True):
             want = targets(seen, net.stage, net.code, e3_target)
             with fit.mixed(teacher):
                 loss = relative_error(outputs(net, seen[net.stage].inputs), want)
             loss.backward()
             nn.utils.clip_grad_norm_(net.parameters(), 1.0)
-            total = total.to(loss) + loss.detach() / len(nets)
-        return total
+            each[key] = loss.detach()
+        return {"loss": torch.stack(list(each.values())).mean()} | each
 
     look_at = (lambda: probe(nets)) if probe else None
+    schedule = fit.Schedule(steps, lr, seed, decay=0.0, clip=None, warmup=steps // 20)
     every = max(1, steps // 4)
-    record = fit.fit(
-        "fwkd", nets, loss_of, steps, lr, scratch, seed, 0.0, every, None, look_at, steps // 20
-    )
+    record = fit.fit("fwkd", nets, loss_of, schedule, scratch, every, look_at, until)
     return nets.eval(), record
 
 
@@ -178,33 +201,50 @@ def teach(
     fraction: float,
     e3_target: str,
     scratch: Path,
+    until: int | None = None,
 ) -> dict:
-    """The FwKD stage: weights of every surrogate and its held-out error at the start and after each
-    quarter (curve), in the end, in both definitions of
-    `errors_each`, with an interval over the held-out latents (errors).
+    """The FwKD stage: weights of every surrogate in float16, its held-out error at the start and
+    after each quarter (curve: step, surrogate, relative_error) and the record of the losses.
 
-    A random `fraction` of the training latents is used (the paper: 25 % is enough).
+    A random `fraction` of the training latents is used (the paper: 25 % is enough). With `until`
+    nothing is held out: the first losses alone are wanted.
     """
     order = torch.randperm(len(train), generator=fit.rng(seed, steps))
     drawn = order[: max(1, round(fraction * len(train)))]
-    some = splits.Latents(train.z[drawn], train.text[drawn], train.empty)
-    draw = lambda g: splits.noisy(some, scheduler, batch, g, device=teacher.device)  # noqa: E731
-    each: dict[str, dict[str, Tensor]] = {}
+    where = {"device": teacher.device, "among": drawn}
+    draw = lambda g: splits.noisy(train, scheduler, batch, g, **where)  # noqa: E731
+
+    how = (steps, lr, scratch, seed, e3_target)
+    if until:
+        return {"record": distil(teacher, pairs, draw, *how, until=until)[1]}
 
     def seen(nets: nn.ModuleDict) -> dict:
-        each.update(errors_each(teacher, nets, heldout, e3_target))
-        return {"errors": {k: float(v["relative_error"].mean()) for k, v in each.items()}}
+        return {"errors": errors(teacher, nets, heldout, e3_target)}
 
     start = seen(surrogates(teacher, pairs))["errors"]
-    nets, record = distil(teacher, pairs, draw, steps, lr, scratch, seed, e3_target, seen)
-    curve = [{"step": 0, **start}, *({"step": r["step"], **r["errors"]} for r in record)]
-    ends = [{"surrogate": k, **_named(v)} for k, v in each.items()]
+    nets, record = distil(teacher, pairs, draw, *how, probe=seen)
+    along = [(0, start), *((r["step"], r.pop("errors")) for r in record)]
+    rows = [(step, k, v) for step, found in along for k, v in found.items()]
     return {
-        "weights": dict(nets.to(teacher.dtype).state_dict()),
-        "curve": pd.DataFrame(curve),
-        "errors": pd.DataFrame(ends),
-        "seconds": {"training": record[-1]["seconds"]},
+        "weights": {k: v.half() for k, v in nets.state_dict().items()},
+        "curve": pd.DataFrame(rows, columns=["step", "surrogate", "relative_error"]),
+        "record": record,
     }
+
+
+def judged(
+    pairs: list[list[str]],
+    e3_target: str,
+    teacher: UNet2DConditionModel,
+    nets: nn.ModuleDict,
+    heldout: Sequence[dict[str, Tensor]],
+) -> dict[str, pd.DataFrame]:
+    """Held-out errors of finished surrogates in both definitions of `errors_each`, each with an
+    interval over the held-out latents.
+    """
+    some = nn.ModuleDict({f"{s}:{c}": nets[f"{s}:{c}"] for s, c in pairs})
+    each = errors_each(teacher, some, heldout, e3_target)
+    return {"errors": pd.DataFrame([{"surrogate": k, **_named(v)} for k, v in each.items()])}
 
 
 def _named(each: dict[str, Tensor]) -> dict[str, float]:
@@ -266,7 +306,7 @@ def errors_each(
         k: {"relative_error": [], "read_error": []} for k in nets
     }
     for batch in batches:
-        seen = look(teacher, batch)
+        seen = look(teacher, batch, {net.stage for net in _stages(nets)})
         for key, net in zip(nets, _stages(nets), strict=True):
             with fit.mixed(teacher):
                 got = handed_on(net, seen[net.stage].inputs)

@@ -72,7 +72,8 @@ class Lesson:
 
     @precision.single()
     def learn(self, steps: int, work: Path, seed: int, until: int | None = None) -> list[dict]:
-        return fit.fit(self.name, self.net, self.loss_of, steps, self.lr, work, seed, until=until)
+        schedule = fit.Schedule(steps, self.lr, seed)
+        return fit.fit(self.name, self.net, self.loss_of, schedule, work, until=until)
 
 
 # ---------------------------------------------------------------------------------------------- VAE
@@ -315,7 +316,7 @@ def _record(path: Path, logs: dict[str, list[dict]], budget: Any) -> dict:
         "torch": torch.__version__,
         "training_seconds": {k: v[-1]["seconds"] for k, v in logs.items()},
         "steps": {k: v[-1]["step"] for k, v in logs.items()},
-        "first": {k: v[0].pop("first") for k, v in logs.items()},
+        "first": {k: v[0].pop("first")["loss"] for k, v in logs.items()},
         "first_200": {k: v[0]["loss"] for k, v in logs.items()},
         "loss": logs,
     }
@@ -344,4 +345,5 @@ def replay(part: str, steps: int, budget: Any, data: Path, work: Path) -> dict:
         ids, none = (judges.tokens(words, text) for text in (world.captions, [""]))
         lesson = unet_lesson(z, ids, none, text_encoder(judge), budget)
     whole = getattr(budget, f"{part.removeprefix('mini-')}_steps")
-    return lesson.learn(whole, work, budget.seed, until=steps)[0]
+    begun = lesson.learn(whole, work, budget.seed, until=steps)[0]
+    return {"first": begun["first"]["loss"], "loss": begun["loss"]}

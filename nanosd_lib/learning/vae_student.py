@@ -118,22 +118,16 @@ def distil(
     perceptual = perceptual.to(teacher.device)
     if kind == "slim":
         _begin_at(net, taught)
-    seen: list[dict[str, float]] = []
 
-    def loss_of(g: torch.Generator) -> Tensor:
+    def loss_of(g: torch.Generator) -> dict[str, Tensor]:
         i = torch.randint(len(taught["pixels"]), (batch,), generator=g)
         x = pipeline.sized(taught["pixels"][i].float() / 127.5 - 1, size).to(teacher.device)
         mean, std = (taught[k][i].float().to(teacher.device) for k in ("mean", "std"))
         with torch.autocast(teacher.device.type, torch.bfloat16):
             parts = terms(net, x, mean, std, g, perceptual)
-        seen.append({k: float(v.detach()) for k, v in parts.items()})
-        return sum((weights[k] * v for k, v in parts.items() if weights[k]), start=x.new_zeros(()))
+        whole = sum((weights[k] * v for k, v in parts.items() if weights[k]), x.new_zeros(()))
+        return {"loss": whole} | parts
 
-    def probe() -> dict:
-        means = {k: sum(s[k] for s in seen) / len(seen) for k in TERMS}
-        seen.clear()
-        return means
-
-    every = max(1, steps // 8)
-    record = fit.fit("vae", net, loss_of, steps, lr, scratch, seed, every=every, probe=probe)
+    schedule = fit.Schedule(steps, lr, seed)
+    record = fit.fit("vae", net, loss_of, schedule, scratch, every=max(1, steps // 8))
     return {"weights": dict(net.state_dict()), "training": {"record": record}}

@@ -10,12 +10,11 @@ from pathlib import Path
 
 import pandas as pd
 from diffusers import StableDiffusionPipeline
-from torch import Tensor, nn
+from torch import Tensor
 
 from nanosd_lib import paper
 from nanosd_lib.data import folder, splits
-from nanosd_lib.learning import fwkd
-from nanosd_lib.networks import arch, pipeline
+from nanosd_lib.networks import pipeline
 from nanosd_lib.quality import tafid
 from nanosd_lib.quality.uncertainty import Interval
 from nanosd_lib.runs import layout, provenance
@@ -73,65 +72,38 @@ def split_of(run: Run, split: str) -> dict:
     return {"split": split, "scenes": scenes, "crops": crops, "seed": run.seed}
 
 
-def latents(run: Run, pipe: StableDiffusionPipeline, split: str) -> Artifact:
-    """Latents and text embeddings of a split."""
-    keys, mine = photographs(run, pipe)
-    what, seen = split_of(run, split), {"pipe": pipe, "mine": mine}
-    return run.cached(f"latents-{split}", splits.latents, what, keys, quiet=True, **seen)
-
-
-def heldout_batches(run: Run, pipe: StableDiffusionPipeline) -> list[dict[str, Tensor]]:
-    """Fixed noisy batches of the held-out latents."""
-    z = splits.of(latents(run, pipe, "heldout"))
-    return splits.heldout_batches(z, pipe, run.profile.fwkd.heldout, run.seed)
-
-
-def taught(
-    run: Run,
-    pipe: StableDiffusionPipeline,
-    pairs: Sequence[tuple[str, str]] | None = None,
-    fraction: float = 1.0,
-    e3_target: str = "D4",
-    name: str = "fwkd",
+def latents(
+    run: Run, pipe: StableDiffusionPipeline, split: str, what: dict | None = None
 ) -> Artifact:
-    """Surrogates taught in one shared teacher pass a step: all thirty, or those in `pairs`."""
-    f = run.profile.fwkd
-    train, held = latents(run, pipe, "train"), latents(run, pipe, "heldout")
-    params = {
-        "pairs": [list(p) for p in (pairs or arch.taught())],
-        "steps": f.steps,
-        "batch": f.batch,
-        "lr": f.lr,
-        "seed": run.seed,
-        "fraction": fraction,
-        "e3_target": e3_target,
-    }
+    """Latents and text embeddings of a split: the profile's, or that many scenes and crops."""
+    keys, mine = photographs(run, pipe)
     return run.cached(
-        name,
-        fwkd.teach,
-        params,
-        [run.teacher_key, train, held],
-        teacher=pipe.unet,
-        train=splits.of(train),
-        heldout=heldout_batches(run, pipe),
-        scheduler=pipe.scheduler,
+        f"latents-{split}",
+        splits.latents,
+        what or split_of(run, split),
+        keys,
+        quiet=True,
+        device=pipe.device,
+        pipe=pipe,
+        mine=mine,
     )
 
 
-def surrogates(pipe: StableDiffusionPipeline, *taught: Artifact) -> nn.ModuleDict:
-    """All thirty with the weights of one FwKD run, or of several, the later ones winning; of none:
-    cut out of the teacher, with nothing taught.
-    """
-    if not taught:
-        cut = fwkd.surrogates(pipe.unet, arch.taught())
-        return cut.eval().requires_grad_(False)
-    weights = {k: v for artifact in taught for k, v in artifact["weights"].items()}
-    return fwkd.load(pipe.unet, arch.taught(), weights)
+def fingerprint(run: Run, pipe: StableDiffusionPipeline, what: dict) -> dict[str, float]:
+    """`splits.fingerprint` of that split, its rows made anew."""
+    return run.cached(
+        "fingerprint", splits.fingerprint, what, [run.teacher_key], quiet=True,
+        device=pipe.device, pipe=pipe,
+    )["found"]  # fmt: skip
 
 
-def later(pipe: StableDiffusionPipeline, *taught: Artifact) -> Later:
-    """The same, made when a network must be assembled of them."""
-    return Later(lambda: surrogates(pipe, *taught))
+def heldout_batches(
+    run: Run, pipe: StableDiffusionPipeline, what: dict | None = None
+) -> list[dict[str, Tensor]]:
+    """Fixed noisy batches of the held-out latents."""
+    what = what or split_of(run, "heldout")
+    z = splits.of(latents(run, pipe, "heldout", what))
+    return splits.heldout_batches(z, pipe, what["scenes"], what["seed"])
 
 
 def reference(run: Run, pipe: StableDiffusionPipeline, images: int, draw: int = 0) -> Artifact:
@@ -146,11 +118,11 @@ def judge(
     pipe: StableDiffusionPipeline,
     nets: Later,
     against: Artifact,
-    taught: Sequence[Artifact],
+    taught: Sequence[str],
     draw: int = 0,
 ) -> Repeated:
     """judge(arch="R RA RA | RARA RARA RR"): tAFID and images of the network assembled from those
-    surrogates, without training.
+    surrogates (whose keys are `taught`), without training.
     """
     return run.repeated(
         "score",

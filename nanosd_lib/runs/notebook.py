@@ -28,8 +28,11 @@ def open_run(
     profile: str = "mini",
     seed: int = 0,
     overrides: dict[str, Any] | None = None,
+    folder: Path | None = None,
 ) -> Run:
-    """Check everything, make the results folder, seed torch. One-line errors name the fix."""
+    """Check everything, make the results folder, seed torch. One-line errors name the fix. What is
+    no page of a study has a folder of its own.
+    """
     paths.check_name("notebook", notebook)
     loaded = layout.check_run(profile, seed, overrides)
     device = loaded.device
@@ -39,7 +42,7 @@ def open_run(
         device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.set_num_threads(layout.threads(loaded.threads))
     torch.manual_seed(seed)
-    folder = layout.results_folder(profile, seed, overrides)
+    folder = folder or layout.results_folder(profile, seed, overrides)
     for name in layout.SUBFOLDERS:
         (folder / name).mkdir(parents=True, exist_ok=True)
     store = paths.store_root()
@@ -106,20 +109,21 @@ class Run:
         inputs: Sequence[Artifact | str] = (),
         quiet: bool = False,
         measured: bool = False,
+        device: torch.device | None = None,
         **context: Any,
     ) -> Artifact:
         """The artifact of fn(**params, **context): loaded where it is whole, computed otherwise.
 
         See `cache.cached` for what decides that, and for what fn may take and return; `quiet`
         leaves out the line that says which it was. What is `measured` on this machine is kept with
-        the machine, not with the run.
+        the machine, not with the run. `device` is another than the run's.
         """
-        store = self.store
+        store, device = self.store, device or self.device
         if measured:
             store, m = paths.device_root(), machine()
             inputs = [*inputs, f"{m['cpu']}, {m['gpu']}, {torch.get_num_threads()} threads"]
         page = self.notebook
-        made = cache.cached(store, self.device, name, fn, params, inputs, context, quiet, page)
+        made = cache.cached(store, device, name, fn, params, inputs, context, quiet, page)
         self._count(made)
         return made
 

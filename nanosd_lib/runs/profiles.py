@@ -1,6 +1,6 @@
 """Profiles: every budget of a run in one strict, frozen object, read from `budgets/<name>.yaml`.
 
-`smoke`, `mini` and `sd15` walk the same path of code and differ in numbers alone.
+`smoke`, `mini`, `full` and `sd15` walk the same path of code and differ in numbers alone.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 BUDGETS = Path(__file__).parents[1] / "budgets"
-NAMES = ("smoke", "mini", "sd15")
+NAMES = ("smoke", "mini", "full", "sd15")
 INT, FLOAT = "tag:yaml.org,2002:int", "tag:yaml.org,2002:float"
 NUMBER = re.compile(r"[-+]?(\d[\d_]*(\.[\d_]*)?|\.\d[\d_]*)([eE][-+]?\d+)?\Z", re.ASCII)
 Count = Annotated[int, Field(ge=1)]
@@ -110,8 +110,9 @@ class Family(Strict):
 
 
 class Profile(Strict):
-    name: Literal["smoke", "mini", "sd15"]
+    name: Literal["smoke", "mini", "full", "sd15"]
     teacher: Teacher
+    release: bool  # whether what data/nanosd-mini holds is loaded, or all is trained here
     photographs: Annotated[str, Field(min_length=1)] | None  # a folder of one's own (data.folder)
     dtype: Literal["float32", "bfloat16"]
     device: Literal["auto", "cpu", "cuda"]

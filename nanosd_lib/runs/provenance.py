@@ -60,6 +60,42 @@ def file_hash(path: str | Path) -> str:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
+def content_hash(path: Path) -> str:
+    """sha256 of what a file says: names, types, shapes and values of safetensors (not their order
+    or header), the value of JSON, the lines of text. Of a folder, of every file that is not hidden.
+    What a checkout does to line ends and a writer to the order of a file changes nothing.
+    """
+    if path.is_dir():
+        files = sorted(p.relative_to(path) for p in path.rglob("*") if p.is_file())
+        seen = [name for name in files if not any(part.startswith(".") for part in name.parts)]
+        return text_hash(canonical([[n.as_posix(), content_hash(path / n)] for n in seen]))
+    if path.suffix == ".safetensors":
+        return _tensors_hash(path)
+    if path.suffix == ".json":
+        return text_hash(canonical(json.loads(path.read_text(encoding="utf-8"))))
+    if path.suffix in (".txt", ".md", ".csv", ".yaml"):
+        return text_hash("\n".join(path.read_text(encoding="utf-8").splitlines()))
+    return file_hash(path)
+
+
+def _tensors_hash(path: Path) -> str:
+    """ValueError for what is no safetensors file."""
+    digest = hashlib.sha256()
+    with path.open("rb") as handle:
+        try:
+            size = int.from_bytes(handle.read(8), "little")
+            header = json.loads(handle.read(min(size, 100_000_000)))
+            header.pop("__metadata__", None)
+            for name, found in sorted(header.items()):
+                first, end = found["data_offsets"]
+                digest.update(canonical([name, found["dtype"], found["shape"]]).encode())
+                handle.seek(8 + size + first)
+                digest.update(handle.read(end - first))
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise ValueError(f"{path.name} is no safetensors file") from None
+    return digest.hexdigest()
+
+
 def code_hash(path: Path) -> str:
     """sha256 of a module's code: docstrings, blank lines and lines of comment do not count."""
     return _code_hash(path.read_text(encoding="utf-8"))
@@ -120,10 +156,15 @@ def _folder_hash(path: Path, stamps: tuple[tuple[str, int, int], ...]) -> str:
 
 
 def teacher_hash(path: str | Path) -> str:
-    """sha256 of all files in a teacher's folder; NotADirectoryError where there is none."""
-    if not Path(path).is_dir():
+    """`content_hash` of a teacher: its index, and the folders of its parts (what else lies there,
+    such as the record of its training, decides nothing). NotADirectoryError where there is none.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
         raise NotADirectoryError(f"{path} is not the folder of a teacher")
-    return file_hash(path)
+    parts = [p for p in sorted(folder.iterdir()) if p.is_dir() and not p.name.startswith(".")]
+    seen = [p for p in (folder / "model_index.json", *parts) if p.exists()]
+    return text_hash(canonical([[p.name, content_hash(p)] for p in seen]))
 
 
 def lock_hash() -> str | None:
@@ -200,6 +241,12 @@ def source_of(module: str) -> Path | None:
     parts = module.split(".")[1:]
     files = (Path(folder, *parts).with_suffix(".py") for folder in nanosd_lib.__path__)
     return next((file for file in files if parts and file.is_file()), None)
+
+
+def hash_of(module: str) -> str:
+    """The hash of a module's code, "" where there is no such module."""
+    source = source_of(module)
+    return code_hash(source) if source else ""
 
 
 AT_START = {

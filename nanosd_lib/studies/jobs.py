@@ -85,13 +85,14 @@ def run(
     workers: int = 1,
     logs: Path | None = None,
     cluster: dict[str, Any] | None = None,
+    each: Callable[[Ended], None] | None = None,
 ) -> list[Ended]:
     """Run them all, a failure does not stop the others; in the order given.
 
     how: "here" (this process, one by one), "pool" (`workers` processes), "slurm" (a job array of at
     most `workers` at once, through submitit; `logs` on a disk that all nodes see; `cluster` holds
     parameters of submitit's, such as slurm_partition, gpus_per_node, timeout_min). ValueError for
-    anything else.
+    anything else. `each` is called, in this process, as a job ends.
     """
     if how not in HOW:
         raise ValueError(f"jobs: {how!r} does not exist: use one of {', '.join(HOW)}")
@@ -102,6 +103,8 @@ def run(
     ended = {}
     for index, outcome in tqdm(ways[how](jobs, workers, logs), total=len(jobs), desc="jobs"):
         ended[index] = outcome
+        if each is not None:
+            each(outcome)
     return [ended[i] for i in range(len(jobs))]
 
 

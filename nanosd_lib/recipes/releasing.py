@@ -1,0 +1,228 @@
+"""`make release`: what is absent from data/nanosd-mini, or behind what `full` asks, is trained as
+resumable jobs and published; `make verify-release`: every member's witness computed again.
+
+A job runs a frozen copy of a commit, so that the working tree may be edited meanwhile; its
+checkpoints and its finished training lie in the store, and a killed verb goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import os
+import subprocess
+import sys
+import tarfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from nanosd_lib import paths
+from nanosd_lib.learning import fit
+from nanosd_lib.networks import arch
+from nanosd_lib.recipes import shared, surrogates, trained
+from nanosd_lib.recipes.trained import Kind, Member
+from nanosd_lib.runs import notebook, provenance, release
+from nanosd_lib.runs.notebook import Run
+from nanosd_lib.studies import jobs
+
+COMMIT = "NANOSD_COMMIT"  # of the copy that a job runs
+
+
+@dataclass(frozen=True)
+class Group:
+    """Members that share one training: one job."""
+
+    name: str
+    kind: Kind
+    members: list[Member]
+
+
+def groups(run: Run) -> list[Group]:
+    """All jobs of the release, in the order they can be done."""
+    found = []
+    kind = surrogates.Surrogates()
+    for part, codes in PARTS.items():
+        members = [surrogates.member(part[:2], c) for c in codes]
+        found.append(Group(f"surrogates/{part}", kind, members))
+    own = [surrogates.member("E3", c, e3_target="E3") for s, c in arch.alternatives() if s == "E3"]
+    found.append(Group("surrogates/E3-own", kind, own))
+    share = run.profile.fwkd.data_fraction
+    for name, few in surrogates.FEW.items():
+        less = [surrogates.member(s, c, fraction=share) for s, c in few]
+        found.append(Group(f"surrogates/{name}", kind, less))
+    return found
+
+
+# a stage is one job; D1's thirty-two by thirty-two takes longer than forty minutes in one
+PARTS = {s: [c for t, c in arch.taught() if t == s] for s in ("E1", "E2", "E3", "D3", "D2")}
+D1 = [c for t, c in arch.taught() if t == "D1"]
+PARTS |= {"D1a": ["RARA", "RR", "R"], "D1b": [c for c in D1 if c not in ("RARA", "RR", "R")]}
+
+
+def plan(run: Run, pipe, only: str = "") -> pd.DataFrame:
+    """name, group, state (absent, behind, damaged, there), why: of each member whose name, or whose
+    group's, begins with `only`.
+    """
+    rows = []
+    for group in groups(run):
+        settings = group.kind.settings(run, pipe)
+        for m in group.members:
+            if m.name.startswith(only) or group.name.startswith(only):
+                state, why = _state(run, m, settings)
+                rows.append({"name": m.name, "group": group.name, "state": state, "why": why})
+    known = {m.name for g in groups(run) for m in g.members}
+    for name in release.names():
+        if name not in known and name.startswith(only):
+            rows.append({"name": name, "group": "", "state": "orphan", "why": "no recipe makes it"})
+    return pd.DataFrame(rows, columns=["name", "group", "state", "why"])
+
+
+def _state(run: Run, m: Member, settings: trained.Settings) -> tuple[str, str]:
+    try:
+        r = release.find(m.name, m.what, run.teacher_key, m.of).recipe
+    except release.Absent as error:
+        return "absent", str(error)
+    except release.Refused as error:
+        return "damaged", str(error)
+    asked = settings.budget | {"data": settings.data}
+    given = r.budget | {"data": r.data}
+    other = [f"{k} {given.get(k)}, full asks {v}" for k, v in asked.items() if given.get(k) != v]
+    return ("behind", "; ".join(other)) if other else ("there", r.how)
+
+
+def make(group: str, profile: str, commit: str | None) -> dict:
+    """A job: trains one group on the profile's budget and publishes its members."""
+    run, pipe = _open(profile)
+    (g,) = [g for g in groups(run) if g.name == group]
+    made = g.kind.train(run, pipe, g.members, g.kind.settings(run, pipe), None)
+    found = trained.publish(run, pipe, g.kind, g.members, made, commit)
+    return {"published": {f.recipe.name: f.recipe.witness.heldout for f in found}}
+
+
+def _open(profile: str):
+    """A run that makes the release: parts of its members come from the release itself."""
+    folder = paths.store_root() / ".release" / profile
+    run = notebook.open_run("release", profile, 0, {"release": True}, folder)
+    return run, shared.teacher(run)
+
+
+def verify(run: Run, pipe, only: str = "", steps: int = fit.FIRST) -> pd.DataFrame:
+    """name, steps, difference, said of each member: its files, its data, its first losses and its
+    held-out error, computed again.
+    """
+    rows = []
+    for group in groups(run):
+        some = [m for m in group.members if (m.name + "/").startswith(only)]
+        found = []
+        for m in some:
+            try:
+                found.append(trained.found(run, m))
+            except release.Absent as error:
+                rows.append({"name": m.name, "state": "absent", "said": str(error)})
+            except release.Refused as error:
+                rows.append({"name": m.name, "state": "refused", "said": str(error)})
+        for t in found:
+            rows.append(
+                {"name": t.member.name} | _confirmed(run, pipe, group.kind, found, t, steps)
+            )
+    return pd.DataFrame(rows, columns=["name", "state", "steps", "difference", "said"])
+
+
+def _confirmed(run, pipe, kind, found, t, steps) -> dict:
+    """One member of those that are replayed together."""
+    try:
+        said = trained.confirm(run, pipe, kind, found, steps, just=t.member.name)
+    except release.Refused as error:
+        return {"state": "refused", "said": str(error)}
+    return {"state": "confirmed", **said[t.member.name], "said": t.how}
+
+
+def main(argv: Sequence[str]) -> int:
+    """`release` and `verify-release`."""
+    verb, *words = argv
+    parser = argparse.ArgumentParser(prog=verb)
+    parser.add_argument("--only", default="", help="members or jobs whose names begin so")
+    parser.add_argument("--profile", default="full", help="whose budgets are spent")
+    if verb == "release":
+        parser.add_argument("--workers", type=int, default=1)
+        parser.add_argument("--fresh", action="store_true", help="train what is there again")
+        parser.add_argument("--commit", action="store_true", help="commit each as it is published")
+    args = parser.parse_args(words)
+    if verb == "release" and COMMIT not in os.environ:
+        return _frozen(argv)
+    run, pipe = _open(args.profile)
+    if verb == "verify-release":
+        table = verify(run, pipe, args.only)
+        print(table.to_string(index=False))
+        return int((table.state == "refused").any())
+    return _release(run, pipe, args)
+
+
+def _release(run: Run, pipe, args: argparse.Namespace) -> int:
+    table = plan(run, pipe, args.only)
+    print(table.drop(columns="group").to_string(index=False))
+    todo = table[table.group != ""]
+    if not args.fresh:
+        todo = todo[todo.state != "there"]
+    names = list(dict.fromkeys(todo.group))
+    if not names:
+        print("nothing is left to train")
+        return 0
+    commit = os.environ[COMMIT] or None
+    function = f"{__name__}:make"
+    asked = [{"group": name, "profile": args.profile, "commit": commit} for name in names]
+    some = [jobs.Job(function, what, str(run.store)) for what in asked]
+    how = "pool" if args.workers > 1 else "here"
+    done = _commit if args.commit else _nothing
+    ended = jobs.run(some, how, args.workers, each=done)
+    for e in ended:
+        if e.error:
+            print(f"{e.job.description['group']}: {e.error}", file=sys.stderr)
+    print(f"{paths.shown(release.root())}: commit what is new in it")
+    return int(any(e.error for e in ended))
+
+
+def _nothing(ended: jobs.Ended) -> None:
+    pass
+
+
+def _commit(ended: jobs.Ended) -> None:
+    """Commit the release as far as it has come; an index that is locked is left for the next."""
+    if ended.error:
+        return
+    root, name = release.root(), ended.job.description["group"]
+    git: Callable = lambda *w: subprocess.run(["git", *w], cwd=root, capture_output=True)  # noqa: E731
+    git("add", "--", ".")
+    git("commit", "--no-verify", "-m", f"The release: {name}", "--only", "--", ".")
+
+
+def _frozen(argv: Sequence[str]) -> int:
+    """The same verb in a copy of the last commit, which is made once; what lies in the work tree
+    and was not committed is left out.
+    """
+    commit = provenance.git_state()["commit"]
+    here = paths.ROOT
+    if commit is not None:
+        here = paths.store_root() / ".release" / commit
+        if not here.is_dir():
+            packed = subprocess.run(
+                ["git", "archive", commit], cwd=paths.ROOT, capture_output=True, check=True
+            ).stdout
+            new = here.with_name(f".tmp-{os.getpid()}")
+            with tarfile.open(fileobj=io.BytesIO(packed)) as tar:
+                tar.extractall(new, filter="data")
+            os.replace(new, here)
+    outside: dict[str, Path] = {
+        "NANOSD_RESULTS": paths.results_root(),
+        "NANOSD_STORE": paths.store_root(),
+        "NANOSD_DEVICE": paths.device_root(),
+        "NANOSD_RELEASE": release.root(),
+        "PYTHONPATH": here,
+    }
+    env = os.environ | {k: str(v) for k, v in outside.items()} | {COMMIT: commit or ""}
+    return subprocess.run(
+        [sys.executable, "-m", "nanosd_lib.cli", *argv], cwd=here, env=env
+    ).returncode
