@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import io
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -63,14 +64,15 @@ PARTS |= {"D1a": ["RARA", "RR", "R"], "D1b": [c for c in D1 if c not in ("RARA",
 
 
 def plan(run: Run, pipe, only: str = "") -> pd.DataFrame:
-    """name, group, state (absent, behind, damaged, there), why: of each member whose name, or whose
-    group's, begins with `only`.
+    """name, group, state (absent, behind, damaged, there), why: of each member of the group `only`,
+    else of each whose name begins so.
     """
-    rows = []
-    for group in groups(run):
+    rows, some = [], groups(run)
+    alone = only in [g.name for g in some]
+    for group in some:
         settings = group.kind.settings(run, pipe)
         for m in group.members:
-            if m.name.startswith(only) or group.name.startswith(only):
+            if group.name == only if alone else m.name.startswith(only):
                 state, why = _state(run, m, settings)
                 rows.append({"name": m.name, "group": group.name, "state": state, "why": why})
     known = {m.name for g in groups(run) for m in g.members}
@@ -214,7 +216,12 @@ def _frozen(argv: Sequence[str]) -> int:
             new = here.with_name(f".tmp-{os.getpid()}")
             with tarfile.open(fileobj=io.BytesIO(packed)) as tar:
                 tar.extractall(new, filter="data")
-            os.replace(new, here)
+            try:
+                os.replace(new, here)
+            except OSError:  # another process was faster
+                shutil.rmtree(new)
+                if not here.is_dir():
+                    raise
     outside: dict[str, Path] = {
         "NANOSD_RESULTS": paths.results_root(),
         "NANOSD_STORE": paths.store_root(),

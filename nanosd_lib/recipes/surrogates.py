@@ -20,7 +20,6 @@ from nanosd_lib.runs.cache import Later
 from nanosd_lib.runs.notebook import Artifact, Run
 from nanosd_lib.runs.provenance import canonical, text_hash
 
-
 # one surrogate of each stage, taught on less data as well; in two passes, since D1 takes long
 FEW = {
     "less-data-a": [("E1", "RA"), ("E2", "RA"), ("E3", "RA"), ("D3", "RARA")],
