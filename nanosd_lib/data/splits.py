@@ -131,16 +131,14 @@ class Rows:
         return self._make(i)
 
 
-def on_demand(
-    pipe: StableDiffusionPipeline, split: str, scenes: int, crops: int, seed: int
-) -> Latents:
-    """`latents` of scenes and bundled photographs, each row made when it is asked for."""
+def pictures_on_demand(
+    split: str, scenes: int, crops: int, seed: int
+) -> tuple[Callable[[Tensor], Tensor], list[str]]:
+    """`pictures`, those of any indices (M,) made when they are asked for, and all captions."""
     drawn = miniworld.sample(scenes, SEEDS[split] + 1000 * seed)
     cuts = photographs.cuts(split, crops, SEEDS[split] + 1000 * seed)
-    text = miniworld.captions(drawn) + [cut.caption for cut in cuts]
-    size = pipeline.side(pipe)
 
-    def encoded(i: Tensor) -> Tensor:
+    def look(i: Tensor) -> Tensor:
         x = torch.empty(len(i), 3, miniworld.SIZE, miniworld.SIZE, dtype=torch.float32)
         scene = i < scenes
         if scene.any():
@@ -148,13 +146,25 @@ def on_demand(
         if not scene.all():
             some = photographs.cut_out([cuts[k] for k in (i[~scene] - scenes).tolist()])
             x[~scene] = some.float() / 127.5 - 1
-        return pipeline.encode(pipe, pipeline.sized(x, size))
+        return x
+
+    return look, miniworld.captions(drawn) + [cut.caption for cut in cuts]
+
+
+def on_demand(
+    pipe: StableDiffusionPipeline, split: str, scenes: int, crops: int, seed: int
+) -> Latents:
+    """`latents` of scenes and bundled photographs, each row made when it is asked for."""
+    look, text = pictures_on_demand(split, scenes, crops, seed)
+    size = pipeline.side(pipe)
+
+    def encoded(i: Tensor) -> Tensor:
+        return pipeline.encode(pipe, pipeline.sized(look(i), size))
 
     def embedded(i: Tensor) -> Tensor:
         return pipeline.embed(pipe, [text[k] for k in i.tolist()])
 
-    n = scenes + crops
-    z, words = Rows(n, encoded), Rows(n, embedded)
+    z, words = Rows(len(text), encoded), Rows(len(text), embedded)
     return Latents(cast(Tensor, z), cast(Tensor, words), pipeline.embed(pipe, [""]))
 
 

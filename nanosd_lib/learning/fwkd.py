@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from nanosd_lib.data import splits
 from nanosd_lib.learning import fit
 from nanosd_lib.networks import blocks, surgery
-from nanosd_lib.networks.arch import STAGES
+from nanosd_lib.networks.arch import BASE, STAGES
 from nanosd_lib.quality import uncertainty
 
 
@@ -288,6 +288,17 @@ def within(t: Tensor) -> Tensor:
     return (t - t.mean((0, 2, 3), keepdim=True)).pow(2).mean()
 
 
+def constants(seen: dict[str, Seen]) -> dict[str, float]:
+    """The relative error of each stage's best guess that knows nothing of the picture: one constant
+    for each channel. (One for a whole tensor has 1.)
+    """
+    each = {s: targets(seen, s, BASE[s]) for s in STAGES}
+    return {
+        s: sum(float(within(t) / (t.float().var() + 1e-8)) for t in some) / len(some)
+        for s, some in each.items()
+    }
+
+
 @torch.no_grad()
 def errors_each(
     teacher: UNet2DConditionModel,
@@ -334,6 +345,12 @@ def errors(
 
 def _square(s: Tensor, t: Tensor) -> Tensor:
     return (s.float() - t.float()).pow(2).mean((1, 2, 3))
+
+
+def choices(table: pd.DataFrame) -> dict[str, tuple[str, ...]]:
+    """What each stage may be after FwKD: the original, and the codes of the table's kept rows."""
+    kept = table[table.kept]
+    return {s: (BASE[s], *kept.code[kept.stage == s]) for s in STAGES}
 
 
 def survivors(table: pd.DataFrame, keep_error: float) -> list[bool]:

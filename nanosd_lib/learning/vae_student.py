@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -52,6 +53,25 @@ def moments(
     return {"moments": {"pixels": torch.cat(pixels), "mean": mean, "std": std}}
 
 
+def moments_on_demand(pipe, scenes: int, crops: int, size: int, seed: int) -> dict:
+    """The tensors of `moments`, each row made when it is asked for."""
+    look, text = splits.pictures_on_demand("train", scenes, crops, seed)
+
+    def pixels(i: Tensor) -> Tensor:
+        return ((look(i) + 1) * 127.5).round().clamp(0, 255).byte()
+
+    @torch.no_grad()
+    def moment(which: int, i: Tensor) -> Tensor:
+        x = pipeline.sized(look(i), size).to(pipe.device, pipe.vae.dtype)
+        found = vae.encoded(pipe.vae, x)[which]
+        assert found is not None
+        return found.half().cpu()
+
+    n = len(text)
+    mean, std = (splits.Rows(n, functools.partial(moment, k)) for k in (0, 1))
+    return {"pixels": splits.Rows(n, pixels), "mean": mean, "std": std}
+
+
 def terms(
     net: Autoencoder,
     x: Tensor,
@@ -86,10 +106,11 @@ def terms(
 
 @torch.no_grad()
 def _begin_at(net: SlimVAE, taught: dict[str, Tensor]) -> None:
-    """Start the encoder at the teacher's average mean and log-variance: from anywhere else the
-    standard deviations of the first steps, which are exponentials, may be astronomical.
+    """Start the encoder at the teacher's average mean and deviation of the first 256 pictures: from
+    anywhere else the deviations of the first steps, which are exponentials, may be astronomical.
     """
-    k, average = net.config.scaling_factor, lambda v: v.float().mean((0, 2, 3))
+    k, few = net.config.scaling_factor, torch.arange(min(256, len(taught["pixels"])))
+    average = lambda v: v[few].float().mean((0, 2, 3))  # noqa: E731
     mean, std = (average(taught[n]).to(net.device) / k for n in ("mean", "std"))
     net.encoder[-1].bias.copy_(torch.cat([mean, 2 * std.log()]))
 
@@ -106,12 +127,14 @@ def distil(
     taught: dict[str, Tensor],
     size: int,
     scratch: Path,
+    until: int | None = None,
 ) -> dict:
-    """Train a student of that kind: its weights, and every term along the way.
+    """Train a student of that kind: its weights in float16, and every term along the way.
 
     weights: one for each of `TERMS`, 0 leaves it out; judge: the backbone of the perceptual term;
     taught: what `moments` returns. Weights are float32 under bfloat16 autocast, which is 1.7 times
-    as fast here (narrow U-Nets are slower that way).
+    as fast here (narrow U-Nets are slower that way). With `until`, the record alone, all of it in
+    float32: sums that do not depend on how a machine rounds.
     """
     torch.manual_seed(seed)
     net, perceptual = KINDS[kind](teacher).to(teacher.device).train(), extractors.lpips_over(judge)
@@ -123,11 +146,34 @@ def distil(
         i = torch.randint(len(taught["pixels"]), (batch,), generator=g)
         x = pipeline.sized(taught["pixels"][i].float() / 127.5 - 1, size).to(teacher.device)
         mean, std = (taught[k][i].float().to(teacher.device) for k in ("mean", "std"))
-        with torch.autocast(teacher.device.type, torch.bfloat16):
+        with torch.autocast(teacher.device.type, torch.bfloat16, enabled=until is None):
             parts = terms(net, x, mean, std, g, perceptual)
         whole = sum((weights[k] * v for k, v in parts.items() if weights[k]), x.new_zeros(()))
         return {"loss": whole} | parts
 
     schedule = fit.Schedule(steps, lr, seed)
-    record = fit.fit("vae", net, loss_of, schedule, scratch, every=max(1, steps // 8))
-    return {"weights": dict(net.state_dict()), "training": {"record": record}}
+    every = max(1, steps // 8)
+    record = fit.fit("vae", net, loss_of, schedule, scratch, every, until=until)
+    if until:
+        return {"training": {"record": record}}
+    weights = {k: v.half() if v.is_floating_point() else v for k, v in net.state_dict().items()}
+    return {"weights": weights, "training": {"record": record}}
+
+
+@torch.no_grad()
+def judged(
+    n: int,
+    seed: int,
+    pipe,
+    net: Autoencoder,
+    mine: folder.Photographs | None = None,
+) -> dict[str, dict[str, float]]:
+    """Mean square error of held-out pictures through both halves of a student, float32."""
+    seen = splits.heldout_pictures(pipe, n, seed, mine)
+    found = {}
+    for kind, x in seen.items():
+        parts = [
+            vae.decoded(net, vae.encoded(net, some)[0]) for some in x.to(pipe.device).split(32)
+        ]
+        found[kind] = float((torch.cat(parts).float().cpu() - x).pow(2).mean())
+    return {"errors": found}

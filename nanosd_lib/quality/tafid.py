@@ -32,6 +32,18 @@ def denoising_error(student: Tensor, teacher: Tensor) -> uncertainty.Interval:
     return uncertainty.ratio(off, whole)
 
 
+def denoised(
+    archs: list[str],
+    pipe: StableDiffusionPipeline,
+    nets: dict[str, UNet2DConditionModel],
+    heldout: Sequence[dict[str, Tensor]],
+) -> dict[str, dict[str, dict[str, float]]]:
+    """`denoising_error` of each network on held-out latents, with its ends."""
+    want = predictions(pipe.unet, heldout)
+    found = {a: denoising_error(predictions(nets[a], heldout), want) for a in archs}
+    return {"errors": {a: x.named("eps_error") for a, x in found.items()}}
+
+
 def reference(
     pipe: StableDiffusionPipeline,
     images: int,
@@ -91,5 +103,16 @@ def score_arch(
     step).
     """
     net = surgery.assemble(Arch.parse(arch), pipe.unet, surrogates)
+    return score_net(arch, pipe, net, teacher_features, how)
+
+
+def score_net(
+    arch: str,
+    pipe: StableDiffusionPipeline,
+    net: UNet2DConditionModel,
+    teacher_features: Tensor,
+    how: Sampling,
+) -> dict:
+    """`score` of that network as a computation's values."""
     scores, kept = score(net, pipe, teacher_features, how)
     return {"scores": scores | {"arch": arch}, **kept}

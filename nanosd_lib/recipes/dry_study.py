@@ -126,9 +126,9 @@ class DryStudy:
         changed = [(s, c) for s, c in n2.stages.items() if c != arch.BASE[s]]
         how: dict[str, Any] = dict(latents=self.of("train"))
         how |= dict(surrogates=fwkd.surrogates(self.pipe.unet, changed))
-        how |= dict(teacher_features=self.features, scratch=self.scratch / "align")
+        how |= dict(scratch=self.scratch / "align")
         rate = self.profile.family.align_lr
-        return align.align_arch(str(n2), 1, rate, 1, pipe=self.pipe, **how, how=self.how)
+        return align.align_archs([str(n2)], 1, 1, rate, 0, pipe=self.pipe, **how)
 
     def steps(self) -> list[Step]:
         """Every computation with what it does here and what the profile plans (flop)."""

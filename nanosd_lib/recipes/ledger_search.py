@@ -16,6 +16,7 @@ from nanosd_lib.data import miniworld, raycast, splits
 from nanosd_lib.quality import extractors, metrics, uncertainty
 from nanosd_lib.quality.uncertainty import Interval
 from nanosd_lib.recipes import shared
+from nanosd_lib.recipes.trained import Trained
 from nanosd_lib.runs.notebook import Artifact, Run
 from nanosd_lib.search import ehvi
 
@@ -98,11 +99,14 @@ def family(
     before: Mapping[str, Artifact],
     after: Mapping[str, Artifact],
     against: Artifact,
+    trained: Mapping[str, Trained],
 ) -> None:
-    """Rows on the aligned family: table as family.csv, before and after by name ("N2")."""
-    teacher, g = against["features"]["teacher"], run.profile.family
+    """Rows on the aligned family: table as family.csv, before and after by name ("N2"), trained by
+    arch.
+    """
+    teacher = against["features"]["teacher"]
     b, a = ({k: shared.features(x) for k, x in made.items()} for made in (before, after))
-    n, protocol = len(teacher), f"aligned {g.align_steps} steps, {against['floor']['protocol']}"
+    n, protocol = len(teacher), f"{_alignment(trained)}, {against['floor']['protocol']}"
     ratio = lambda x, y: uncertainty.frechet_ratio([x], [y], teacher)  # noqa: E731
     by = table.set_index("model")
     nine = table.dropna(subset=["tafid_paper"])
@@ -161,16 +165,22 @@ def _near_real(run: Run, a: Mapping[str, Tensor], teacher: Tensor, protocol: str
     run.record("sd15-dominated-in-quality", near, said, n=n, nearest=nearest, possible=near.high)
 
 
-def prior(run: Run, table: pd.DataFrame) -> None:
-    """Rows on the teacher's prior; table as prior.csv (`members.prior_of`)."""
-    g, by = run.profile.family, table.set_index(["measure", "model"])
+def _alignment(trained: Mapping[str, Trained]) -> str:
+    """How the networks were aligned: one way, or several."""
+    ways = sorted({t.how for t in trained.values()})
+    return f"alignment {'; '.join(ways)}"
+
+
+def prior(run: Run, table: pd.DataFrame, t: Trained) -> None:
+    """Rows on the teacher's prior; table as prior.csv (`members.prior_of`) of that network."""
+    by = table.set_index(["measure", "model"])
     name = next(m for m in table.model if m not in ("teacher", "ratio", "difference"))
 
     def of(measure: str, model: str = "ratio") -> tuple[Interval, int]:
         r = by.loc[(measure, model)]
         return Interval(r.value, r.value_low, r.value_high), int(r.n)
 
-    steps = f"N2 aligned {g.align_steps} steps, equal prompts and noise"
+    steps = f"N2 aligned ({t.how}), equal prompts and noise"
     judge = f"LPIPS's construction over {run.profile.vae.judge}, {steps}"
     asked = f"classifier trained on renders alone, {steps}"
     one, two = "one object", "two objects, new caption"
@@ -183,7 +193,7 @@ def prior(run: Run, table: pd.DataFrame) -> None:
         ("detail-kept", "detail", "ratio", steps),
     ):
         found, n = of(measure, how)
-        run.record(claim, _known(found), protocol, n=n, steps=g.align_steps)
+        run.record(claim, _known(found), protocol, n=n, steps=t.steps)
     clone, n = of("cosine", name)
     control, _ = of("cosine", "teacher, other noise")
     run.record("near-perfect-clone", clone, steps, n=n, control=control.value)

@@ -13,10 +13,12 @@ import pandas as pd
 from nanosd_lib import paper
 from nanosd_lib.hardware import tile
 from nanosd_lib.networks import counting, sd15
-from nanosd_lib.networks.arch import NANOSD
+from nanosd_lib.networks.arch import EXTRA, NANOSD
 from nanosd_lib.quality import ratios, uncertainty
 from nanosd_lib.quality.uncertainty import Interval
 from nanosd_lib.recipes import shared
+from nanosd_lib.recipes.surrogates import Taught
+from nanosd_lib.recipes.trained import Trained
 from nanosd_lib.runs.notebook import Artifact, Run
 
 LOW_ERROR = 0.1  # of the teacher's variance (ours)
@@ -25,25 +27,27 @@ NEAR_REAL = 1.05  # of the teacher's distance to renders
 
 
 # -------------------------------------------------------------------------------------- notebook 03
-def surrogates(run: Run, curve: pd.DataFrame, table: pd.DataFrame, left: Mapping[str, Any]) -> None:
-    """Rows on the thirty surrogates; curve by step, table as surrogates.csv, left: the choices of
-    each stage after pruning.
+def surrogates(run: Run, taught: Taught, table: pd.DataFrame, left: Mapping[str, Any]) -> None:
+    """Rows on the thirty surrogates: table as surrogates.csv, left: the choices of each stage after
+    pruning.
     """
-    f, by = run.profile.fwkd, curve.set_index("step")
-    steps = f"{f.steps} steps of batch {f.batch}, one seed"
+    f, steps = run.profile.fwkd, taught.how
+    longest = max(t.settings.budget["steps"] for t in taught.trained.values())
+    by = taught.curve.pivot(index="share", columns="surrogate", values="relative_error")
+    by = by.drop(columns=":".join(EXTRA)).dropna()
     ends = [
         Interval(r.relative_error, r.relative_error_low, r.relative_error_high)
         for r in table.itertuples()
     ]
     run.record("surrogates-trained", shared.counted(ends, lambda x: x < 1), steps, n=f.heldout)
     low = shared.counted(ends, lambda x: x < LOW_ERROR)
-    run.record("fwkd-low-error", low, steps, n=f.heldout, steps=f.steps, possible=low.high)
+    run.record("fwkd-low-error", low, steps, n=f.heldout, steps=longest, possible=low.high)
     median = by.median(axis=1)
-    quick = int(median[median <= NEARLY * median.iloc[-1]].index[0])
+    quick = float(median[median <= NEARLY * median.iloc[-1]].index[0])
     last = 1 - median.iloc[-1] / median.iloc[-2]
     run.record(
-        "fwkd-shallow", quick / f.steps, f"{steps}, held-out median at each quarter",
-        guards={"steps-of-the-longest-run-over-these": 1}, steps=f.steps, last_quarter=last,
+        "fwkd-shallow", quick, f"{steps}, held-out median at each quarter",
+        guards={"steps-of-the-longest-run-over-these": 1}, steps=longest, last_quarter=last,
     )  # fmt: skip
     gone = shared.counted(ends, lambda x: x > f.keep_error)
     worst = table.relative_error.max()
@@ -57,15 +61,13 @@ def surrogates(run: Run, curve: pd.DataFrame, table: pd.DataFrame, left: Mapping
     run.record("gpu-hours-against-peer", 360 / peer, "printed figures", peer=peer)
 
 
-def less_data(run: Run, amounts: pd.DataFrame, epochs: float) -> None:
-    """amounts: error_all_data, error_less_data of several surrogates; epochs: how often each latent
-    of the smaller part is seen.
-    """
+def less_data(run: Run, amounts: pd.DataFrame) -> None:
+    """amounts as fwkd_data.csv."""
     off = (amounts.error_less_data / amounts.error_all_data).median()
     how = (
         f"{run.profile.fwkd.data_fraction:.0%} of the latents, {len(amounts)} surrogates, one seed"
     )
-    run.record("fwkd-quarter-of-data", off, how, seeds=1, epochs=epochs)
+    run.record("fwkd-quarter-of-data", off, how, seeds=1, epochs=amounts.epochs_less[0])
 
 
 def assembled(run: Run, against: Artifact, made: Mapping[str, Artifact]) -> dict[str, Interval]:
@@ -87,25 +89,27 @@ def slim_vae(
     channels: Sequence[pd.DataFrame],
     ablated: pd.DataFrame,
     teacher: pd.DataFrame,
+    students: Mapping[tuple[str, int], Trained],
 ) -> None:
     """Rows on the slim VAE: kinds as vae.csv with the column pictures; channels of each seed's
     student; ablated as vae_ablation.csv; teacher as teacher.csv (for bicubic).
     """
+    steps = min(t.steps for (kind, _), t in students.items() if kind == "slim")
     v, whole = run.profile.vae, kinds[(kinds.model == "slim") & (kinds.part == "both")]
     base = kinds[kinds.model == "teacher"].set_index("pictures").psnr
     psnr = whole.pivot(index="seed", columns="pictures", values="psnr")
     lost = base - psnr
     scenes, photographs = "held-out scenes", "held-out photographs"
     found = teacher[(teacher.check == "VAE PSNR (dB)") & (teacher.kind == scenes)].iloc[0]
-    how = f"{v.heldout} scenes, {v.steps} steps of batch {v.batch}"
+    how = f"{v.heldout} scenes, {steps} steps of batch {v.batch}"
     run.record(
         "vae-loses-little", uncertainty.over_seeds(lost[scenes]), how, n=v.heldout,
         seeds=len(lost), guards={"teacher-above-bicubic": found.value - found.beside},
-        steps=v.steps, photographs=lost[photographs].mean(),
+        steps=steps, photographs=lost[photographs].mean(),
     )  # fmt: skip
     worst = [t.explained.min() for t in channels]
     corr = min(t["corr"].min() for t in channels)
-    said = f"{v.heldout} scenes and crops of photographs, {v.steps} steps"
+    said = f"{v.heldout} scenes and crops of photographs, {steps} steps"
     run.record(
         "vae-keeps-latents", uncertainty.over_seeds(worst), said, seeds=len(worst), corr=corr
     )
@@ -117,12 +121,16 @@ def slim_vae(
         "perceptual": by.lpips["perceptual"] / all_.lpips,
     }
     for term, x in apart.items():
-        steps = v.ablation_steps
+        steps = int(ablated.steps.min())
         run.record(f"vae-term-{term}", x, f"{steps} steps, one seed", seeds=1, steps=steps)
 
 
-def codesign(run: Run, each: Mapping[tuple[str, str, str], Artifact], against: Artifact) -> None:
-    """Rows on the four pipelines: `each` by (unet, vae, aligned) as `slimming.combinations`."""
+def codesign(
+    run: Run, each: Mapping[tuple[str, str, str], Artifact], against: Artifact, how: str
+) -> None:
+    """Rows on the four pipelines: `each` by (unet, vae, aligned) as `slimming.combinations`; how
+    the networks were aligned.
+    """
     teacher, protocol = against["features"]["teacher"], against["floor"]["protocol"]
     both = each["slim", "slim", "slim latents"]
     one = each["slim", "teacher", "teacher's latents"]
@@ -130,8 +138,8 @@ def codesign(run: Run, each: Mapping[tuple[str, str, str], Artifact], against: A
     run.record("codesign-preserves-prior", kept, protocol, n=len(teacher))
     other = each["slim", "slim", "teacher's latents"]
     gain = uncertainty.mean(both["psnr"]["psnr"] - other["psnr"]["psnr"])
-    how = f"one step, {run.profile.family.align_steps} steps of alignment, pairs of pictures"
-    run.record("alignment-on-slim-latents", gain, how, n=len(both["psnr"]["psnr"]))
+    said = f"one step, alignment {how}, pairs of pictures"
+    run.record("alignment-on-slim-latents", gain, said, n=len(both["psnr"]["psnr"]))
 
 
 def tiles(run: Run, wide: pd.DataFrame, measured: pd.DataFrame, mini: float, where: str) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
 import pandas as pd
 import torch
@@ -10,62 +11,136 @@ from diffusers import StableDiffusionPipeline
 from torch import Tensor
 
 from nanosd_lib import paper
-from nanosd_lib.data import splits
 from nanosd_lib.hardware import timing
 from nanosd_lib.learning import align
 from nanosd_lib.networks import arch, counting, pipeline, surgery
-from nanosd_lib.quality import following, prior, uncertainty
-from nanosd_lib.recipes import shared, standin
+from nanosd_lib.quality import following, prior, tafid, uncertainty
+from nanosd_lib.recipes import shared, standin, surrogates, trained
+from nanosd_lib.recipes.surrogates import Taught
+from nanosd_lib.recipes.trained import Kind, Member, Plain, Settings, Trained
 from nanosd_lib.runs.cache import Later
 from nanosd_lib.runs.notebook import Artifact, Run
+from nanosd_lib.runs.provenance import canonical
 
-KEPT = 256e6  # bytes of a teacher's answers
+NAMES = {str(a): name for name, a in arch.NANOSD.items() if not a.deep}
+TOGETHER = 3  # networks that share a teacher's pass: more would not be done in forty minutes
 
 
-def aligned(
-    run: Run,
-    pipe: StableDiffusionPipeline,
-    text: str,
-    nets: Later,
-    against: Artifact,
-    taught: Artifact,
-    draw: int = 0,
-    own: Artifact | None = None,
-) -> Artifact:
-    """The network assembled, aligned for the profile's few steps, and scored again; where `own` are
-    the slim VAE's latents, the student learns to read those.
+def member(text: str, taught: Taught, vae: Trained | None = None) -> Member:
+    """The network of that arch, aligned, made of those surrogates; or on the latents of that slim
+    VAE.
     """
-    g, train = run.profile.family, shared.latents(run, pipe, "train")
-    read = splits.of(train) if own is None else replace(splits.of(train), own=own["latents"]["z"])
-    how = {"align_steps": g.align_steps, "lr": g.align_lr, "train_batch": g.align_batch}
-    sampling = shared.sampling(run, draw)
-    params = {"arch": text, **how, **sampling}
-    answered = answers(run, pipe, train, sampling["how"].seed)
+    name = f"aligned/{NAMES.get(text) or '-'.join(text.replace('|', ' ').split())}"
+    name += "" if vae is None else f"-{vae.member.name.split('/')[1]}"
+    of = {t.member.name: t.key for t in taught.used(text)}
+    of |= {} if vae is None else {vae.member.name: vae.key}
+    return Member(name, {"arch": text, "latents": "teacher" if vae is None else "slim"}, of)
+
+
+@dataclass(frozen=True)
+class Aligned(Kind):
+    """Alignment (paper, method step 5) of networks made of those surrogates."""
+
+    taught: Taught
+    own: Artifact | None = None  # training latents by the slim VAE that a student reads
+
+    def settings(self, run: Run, pipe: StableDiffusionPipeline) -> Settings:
+        g = run.profile.family
+        data = {split: shared.split_of(run, split) for split in ("train", "heldout")}
+        numbers = {"steps": g.align_steps, "batch": g.align_batch, "lr": g.align_lr}
+        return Settings(numbers | {"seed": run.seed}, data)
+
+    def train(
+        self, run: Run, pipe, members: Sequence[Member], settings: Settings, until: int | None
+    ) -> Artifact:
+        train, inputs = shared.training(run, pipe, settings.data["train"], until)
+        made_of = sorted({key for m in members for key in m.of.values()})
+        if self.own is not None:
+            own, plain = self.own, train
+            train = Later(lambda: replace(_value(plain), own=own["latents"]["z"]))
+            inputs.append(own)
+        return run.cached(
+            "align",
+            align.align_archs,
+            {"archs": [m.what["arch"] for m in members], **settings.budget}
+            | ({} if until is None else {"until": until}),
+            [*inputs, *made_of],
+            quiet=until is not None,
+            device=pipe.device,
+            pipe=pipe,
+            surrogates=surrogates.later(pipe, self.taught),
+            latents=train,
+        )
+
+    def part(self, made: Artifact, member: Member) -> tuple[dict[str, Tensor], list[Plain]]:
+        head = f"{member.what['arch']}."
+        weights = {
+            k.removeprefix(head): v for k, v in made["weights"].items() if k.startswith(head)
+        }
+        rows: list[Plain] = []
+        for r in made["record"]:
+            row = {k: r[k] for k in ("step", "seconds")}
+            rows.append(row | {"loss": r[member.what["arch"]]})
+        return weights, rows
+
+    def first(self, made: Artifact, member: Member) -> list[float]:
+        return made["record"][0]["first"][member.what["arch"]]
+
+    def data(self, run: Run, pipe, settings: Settings) -> Plain:
+        return shared.fingerprints(run, pipe, settings.data)
+
+    def heldout(self, run: Run, pipe, some: Sequence[Trained]) -> dict[str, float]:
+        what = some[0].settings.data["heldout"]
+        archs = [t.member.what["arch"] for t in some]
+        errors = run.cached(
+            "denoised",
+            tafid.denoised,
+            {"archs": archs},
+            [run.teacher_key, canonical(what), *(t.key for t in some)],
+            quiet=True,
+            device=pipe.device,
+            pipe=pipe,
+            nets=Later(lambda: {t.member.what["arch"]: network(pipe, t) for t in some}),
+            heldout=Later(lambda: shared.heldout_batches(run, pipe, what)),
+        )["errors"]
+        return {t.member.name: errors[t.member.what["arch"]]["eps_error"] for t in some}
+
+    def config(self, run: Run, pipe, member: Member) -> Plain:
+        return dict(surgery.student(member.what["arch"], pipe.unet).config)
+
+
+def _value(x):
+    return x.value() if isinstance(x, Later) else x
+
+
+def network(pipe: StableDiffusionPipeline, t: Trained) -> surgery.NanoUNet:
+    """An aligned network, frozen."""
+    return align.load(t.member.what["arch"], pipe.unet, t.tensors)
+
+
+def aligned(run: Run, pipe, archs: Iterable[str], taught: Taught) -> dict[str, Trained]:
+    """The networks of those archs, assembled from surrogates and aligned: from the release, else
+    aligned here, a few at a time in one teacher pass a step; by arch.
+    """
+    wanted = [member(text, taught) for text in archs]
+    found: dict[str, Trained] = {}
+    for i in range(0, len(wanted), TOGETHER):
+        found |= trained.load(run, pipe, Aligned(taught), wanted[i : i + TOGETHER])
+    return {t.member.what["arch"]: t for t in found.values()}
+
+
+def judged(run: Run, pipe, t: Trained, against: Artifact, draw: int = 0) -> Artifact:
+    """tAFID, cosine, features and pictures of an aligned network."""
     return run.cached(
-        "align",
-        align.align_arch,
-        params,
-        [run.teacher_key, against, taught, train, *([own] if own else [])],
+        "score-aligned",
+        tafid.score_net,
+        {"arch": t.member.what["arch"], **shared.sampling(run, draw)},
+        [run.teacher_key, against, t.key],
         quiet=True,
         pipe=pipe,
-        surrogates=nets,
-        latents=read,
+        net=Later(lambda: network(pipe, t)),
         teacher_features=against["features"]["teacher"],
-        answers=None if answered is None else answered["answers"]["want"],
     )
-
-
-def answers(run: Run, pipe, train: Artifact, seed: int) -> Artifact | None:
-    """What the teacher answers on the batches of an alignment, once for all networks; None where
-    that is more than is kept (`KEPT`), and each alignment asks anew.
-    """
-    g, z = run.profile.family, train["latents"]["z"]
-    if g.align_steps * g.align_batch * z[0].numel() * z.element_size() > KEPT:
-        return None
-    how = {"align_steps": g.align_steps, "train_batch": g.align_batch, "seed": seed}
-    keys: list[Artifact | str] = [run.teacher_key, train]
-    data = splits.of(train)
-    return run.cached("answers", align.answers, how, keys, quiet=True, pipe=pipe, latents=data)
 
 
 def family(run: Run, pipe, models: dict[str, str], before: dict, after: dict, floor: dict):
@@ -98,29 +173,26 @@ def family(run: Run, pipe, models: dict[str, str], before: dict, after: dict, fl
     return table[first].merge(printed, on="model", how="left")
 
 
-def prior_of(
-    run: Run, pipe, weights: Artifact, model: str
-) -> tuple[pd.DataFrame, dict[str, Tensor]]:
+def prior_of(run: Run, pipe, t: Trained, model: str) -> tuple[pd.DataFrame, dict[str, Tensor]]:
     """What an aligned student keeps of the teacher's prior: a table (measure, model, value with its
     interval, n) and a path of pictures of either. The models "ratio" and "difference" are student
     against teacher on the same prompts and noises; LPIPS and cosine are those to the teacher's own
     pictures, whose other noise is the control.
     """
-    student, g = surgery.student(weights["scores"]["arch"], pipe.unet), run.profile.family
-    student.load_state_dict(weights["weights"])
+    student, g = network(pipe, t), run.profile.family
     how, judge = shared.sampling(run), run.profile.vae.judge
     pairs = run.cached(
         "resemblance",
         prior.resemblance,
         {"images": run.profile.search.images, "judge": judge, **how},
-        [run.teacher_key, weights],
+        [run.teacher_key, t.key],
         quiet=True,
         pipe=pipe,
         student=student,
     )["pairs"]
     seen: dict[str, dict[str, Tensor]] = {}
     paths: dict[str, Tensor] = {}
-    for name, net, key in (("teacher", pipe.unet, []), (model, student, [weights])):
+    for name, net, key in (("teacher", pipe.unet, []), (model, student, [t.key])):
         whole = pipeline.with_parts(pipe, unet=net)
         rest = {"inputs": [run.teacher_key, *key], "quiet": True, "pipe": whole}
         asked = standin.prompts(run, whole, following.PLAIN, key)["hits"]

@@ -7,6 +7,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from diffusers import StableDiffusionPipeline
@@ -20,6 +21,7 @@ from nanosd_lib.quality.uncertainty import Interval
 from nanosd_lib.runs import layout, provenance
 from nanosd_lib.runs.cache import Later, Repeated
 from nanosd_lib.runs.notebook import Artifact, Run
+from nanosd_lib.runs.provenance import canonical
 
 
 def teacher(run: Run) -> StableDiffusionPipeline:
@@ -89,12 +91,28 @@ def latents(
     )
 
 
-def fingerprint(run: Run, pipe: StableDiffusionPipeline, what: dict) -> dict[str, float]:
-    """`splits.fingerprint` of that split, its rows made anew."""
-    return run.cached(
-        "fingerprint", splits.fingerprint, what, [run.teacher_key], quiet=True,
-        device=pipe.device, pipe=pipe,
-    )["found"]  # fmt: skip
+def training(
+    run: Run, pipe: StableDiffusionPipeline, what: dict, until: int | None
+) -> tuple[Any, list]:
+    """Latents of a training split, all of them or (of a replay) on demand, and what a key must hold
+    of them.
+    """
+    if until is None:
+        made = latents(run, pipe, "train", what)
+        return splits.of(made), [run.teacher_key, made]
+    return Later(lambda: splits.on_demand(pipe, **what)), [run.teacher_key, canonical(what)]
+
+
+def fingerprints(run: Run, pipe: StableDiffusionPipeline, data: dict[str, dict]) -> dict:
+    """`splits.fingerprint` of each split, its rows made anew."""
+    found: dict[str, float] = {}
+    for split, what in data.items():
+        made = run.cached(
+            "fingerprint", splits.fingerprint, what, [run.teacher_key], quiet=True,
+            device=pipe.device, pipe=pipe,
+        )  # fmt: skip
+        found |= {f"{split}.{k}": v for k, v in made["found"].items()}
+    return found
 
 
 def heldout_batches(

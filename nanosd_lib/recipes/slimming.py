@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import pandas as pd
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
@@ -17,19 +18,22 @@ from nanosd_lib.networks import pipeline, surgery, vae
 from nanosd_lib.networks.arch import Arch
 from nanosd_lib.networks.vae import Autoencoder
 from nanosd_lib.quality import autoencoders, codesign, uncertainty
-from nanosd_lib.recipes import members, shared
+from nanosd_lib.recipes import members, shared, surrogates, trained
+from nanosd_lib.recipes.surrogates import Taught
+from nanosd_lib.recipes.trained import Kind, Member, Plain, Settings, Trained
 from nanosd_lib.runs.cache import Later
 from nanosd_lib.runs.notebook import Artifact, Run
+from nanosd_lib.runs.provenance import canonical
 
+WITNESSED = 32  # held-out pictures of each kind, of which a release tells a student's error
 STEP = 200  # of the schedule's 1000: how noisy the latents of `codesign.denoised` are
 
 
-def moments(run: Run, pipe: StableDiffusionPipeline) -> Artifact:
+def moments(run: Run, pipe: StableDiffusionPipeline, what: Plain) -> Artifact:
     """Training pictures and the teacher's mean and standard deviation of each."""
-    v = run.profile.vae
-    what = {"scenes": v.scenes, "crops": v.crops, "size": v.size, "seed": run.seed}
     keys, mine = shared.photographs(run, pipe)
-    return run.cached("vae-moments", vae_student.moments, what, keys, pipe=pipe, mine=mine)
+    how = {"device": pipe.device, "pipe": pipe, "mine": mine}
+    return run.cached("vae-moments", vae_student.moments, what, keys, **how)
 
 
 def seeds(run: Run) -> list[int]:
@@ -53,45 +57,102 @@ def equal_steps(run: Run, pipe: StableDiffusionPipeline, kind: str) -> int:
     return round(v.steps * step["slim"] / step[kind])
 
 
+@dataclass(frozen=True)
+class Student(Kind):
+    """Distillation of one autoencoder (paper, method step 4): of a kind, from a seed; of the
+    ablation where it says what is left out ("nothing", or a term).
+    """
+
+    kind: str = "slim"
+    seed: int = 0
+    without: str = ""
+
+    def member(self, run: Run) -> Member:
+        v = run.profile.vae
+        weights = v.weights | ({self.without: 0.0} if self.without in v.weights else {})
+        name = f"vae/{self.kind}-{self.seed}"
+        name += f"-without-{self.without}" if self.without else ""
+        what = {"kind": self.kind, "weights": weights, "judge": v.judge, "size": v.size}
+        return Member(name, what)
+
+    def settings(self, run: Run, pipe: StableDiffusionPipeline) -> Settings:
+        v = run.profile.vae
+        steps = v.ablation_steps if self.without else equal_steps(run, pipe, self.kind)
+        numbers = {"steps": steps, "batch": v.batch, "lr": v.lr, "seed": self.seed}
+        train = {"scenes": v.scenes, "crops": v.crops, "seed": run.seed}
+        return Settings(numbers, {"train": train, "heldout": {"n": WITNESSED, "seed": run.seed}})
+
+    def train(
+        self, run: Run, pipe, members: Sequence[Member], settings: Settings, until: int | None
+    ) -> Artifact:
+        (m,) = members
+        what = settings.data["train"] | {"size": m.what["size"]}
+        inputs: list = [run.teacher_key, canonical(what)]
+        if until is None:
+            made = moments(run, pipe, what)
+            taught, inputs = made["moments"], [run.teacher_key, made]
+        else:
+            taught = Later(lambda: vae_student.moments_on_demand(pipe, **what))
+        return run.cached(
+            "vae-student",
+            vae_student.distil,
+            {**m.what, **settings.budget} | ({} if until is None else {"until": until}),
+            inputs,
+            quiet=until is not None,
+            device=pipe.device,
+            teacher=pipe.vae,
+            taught=taught,
+        )
+
+    def part(self, made: Artifact, member: Member) -> tuple[dict[str, Tensor], list[Plain]]:
+        rows = [{k: v for k, v in r.items() if k != "first"} for r in made["training"]["record"]]
+        return made["weights"], rows
+
+    def first(self, made: Artifact, member: Member) -> list[float]:
+        return made["training"]["record"][0]["first"]["loss"]
+
+    def data(self, run: Run, pipe, settings: Settings) -> Plain:
+        train = settings.data["train"] | {"split": "train"}
+        return shared.fingerprints(run, pipe, {"train": train})
+
+    def heldout(self, run: Run, pipe, some: Sequence[Trained]) -> dict[str, float]:
+        found = {}
+        for t in some:
+            make = functools.partial(network, pipe, t)
+            errors = run.cached(
+                "vae-error", vae_student.judged, t.settings.data["heldout"],
+                [run.teacher_key, t.key], quiet=True, device=pipe.device, pipe=pipe,
+                net=Later(make),
+            )["errors"]  # fmt: skip
+            found[t.member.name] = sum(errors.values()) / len(errors)
+        return found
+
+    def config(self, run: Run, pipe, member: Member) -> Plain:
+        return dict(vae.KINDS[self.kind](pipe.vae).config)
+
+
+def network(pipe: StableDiffusionPipeline, t: Trained) -> Autoencoder:
+    """A trained autoencoder, frozen."""
+    return vae.load(t.member.what["kind"], pipe.vae, t.tensors)
+
+
 def student(
-    run: Run,
-    pipe: StableDiffusionPipeline,
-    taught: Artifact,
-    seed: int,
-    kind: str = "slim",
-    steps: int | None = None,
-    without: str = "",
-) -> Artifact:
-    """A student distilled with the profile's weights; `without` leaves one term out."""
-    v = run.profile.vae
-    params = {
-        "kind": kind,
-        "steps": steps or equal_steps(run, pipe, kind),
-        "batch": v.batch,
-        "lr": v.lr,
-        "weights": v.weights | ({without: 0.0} if without else {}),
-        "judge": v.judge,
-        "seed": seed,
-        "size": v.size,
-    }
-    return run.cached(
-        "vae-student",
-        vae_student.distil,
-        params,
-        [run.teacher_key, taught],
-        teacher=pipe.vae,
-        taught=taught["moments"],
-    )
+    run: Run, pipe: StableDiffusionPipeline, seed: int, kind: str = "slim", without: str = ""
+) -> Trained:
+    """A student distilled with the profile's weights, from the release or here; of the ablation
+    where `without` says what is left out ("nothing", or a term).
+    """
+    one = Student(kind, seed, without)
+    m = one.member(run)
+    return trained.load(run, pipe, one, [m])[m.name]
 
 
-def compared(
-    run: Run, pipe: StableDiffusionPipeline, trained: Artifact | None = None, kind: str = "slim"
-) -> Artifact:
+def compared(run: Run, pipe: StableDiffusionPipeline, t: Trained | None = None) -> Artifact:
     """Held-out pictures through a trained student and its swaps, or through the teacher."""
     v = run.profile.vae
-    net = None if trained is None else vae.load(kind, pipe.vae, trained["weights"])
+    net = None if t is None else network(pipe, t)
     keys, mine = shared.photographs(run, pipe)
-    keys += [] if trained is None else [trained]
+    keys += [] if t is None else [t.key]
     how = {"n": v.heldout, "judge": v.judge, "seed": run.seed}
     seen = {"pipe": pipe, "student": net, "mine": mine}
     return run.cached("vae-compare", autoencoders.compare, how, keys, quiet=True, **seen)
@@ -152,22 +213,28 @@ def profile(
 
 
 # ---------------------------------------------------------------------------------------- co-design
-def own_latents(run: Run, pipe: StableDiffusionPipeline, trained: Artifact) -> Artifact:
+def own_latents(run: Run, pipe: StableDiffusionPipeline, t: Trained) -> Artifact:
     """The training latents of `shared.latents` again, by the slim VAE of this pipeline."""
     what = shared.split_of(run, "train")
     keys, mine = shared.photographs(run, pipe)
     seen = {"pipe": pipe, "mine": mine}
     return run.cached(
-        "latents-slim", splits.latents_alone, what, [*keys, trained], quiet=True, **seen
+        "latents-slim", splits.latents_alone, what, [*keys, t.key], quiet=True, **seen
     )
+
+
+def aligned_on(run: Run, pipe, text: str, taught: Taught, t: Trained, own: Artifact) -> Trained:
+    """The network of that arch aligned on the latents of a slim VAE."""
+    m = members.member(text, taught, t)
+    return trained.load(run, pipe, members.Aligned(taught, own), [m])[m.name]
 
 
 def combinations(
     run: Run,
     pipe: StableDiffusionPipeline,
-    trained: Artifact,
+    t: Trained,
     text: str,
-    taught: Artifact,
+    taught: Taught,
     against: Artifact,
     draw: int,
 ) -> tuple[pd.DataFrame, dict[str, Tensor], dict[tuple[str, str, str], Artifact]]:
@@ -175,17 +242,19 @@ def combinations(
     the slim U-Net (of that arch) as assembled, aligned on the teacher's latents, and on the slim
     VAE's. Also the first pictures of each, and by (unet, vae, aligned) all that was measured.
     """
-    nets = shared.later(pipe, taught)
-    other = pipeline.with_parts(pipe, vae=vae.load("slim", pipe.vae, trained["weights"]))
-    own = own_latents(run, other, trained)
+    nets = surrogates.later(pipe, taught)
+    other = pipeline.with_parts(pipe, vae=network(pipe, t))
+    own = own_latents(run, other, t)
     begin, mine = shared.photographs(run, pipe)
     assembled = lambda: surgery.assemble(Arch.parse(text), pipe.unet, nets.value())  # noqa: E731
     unets: dict = {("teacher", "no"): (lambda: pipe.unet, [])}
-    unets["slim", "no"] = (assembled, [taught])
-    for kind, z in (("teacher's latents", None), ("slim latents", own)):
-        found = members.aligned(run, pipe, text, nets, against, taught, draw, own=z)
-        made = functools.partial(_with_weights, text, pipe, found)
-        unets["slim", kind] = (made, [found])
+    unets["slim", "no"] = (assembled, [taught.key])
+    both = {
+        "teacher's latents": members.aligned(run, pipe, [text], taught)[text],
+        "slim latents": aligned_on(run, pipe, text, taught, t, own),
+    }
+    for kind, one in both.items():
+        unets["slim", kind] = (functools.partial(members.network, pipe, one), [one.key])
     rows, seen, each = [], {}, {}
     how = {"heldout": run.profile.vae.heldout, "t": STEP, **shared.sampling(run, draw)}
     cases = [(*u, v) for u in unets for v in ("teacher", "slim")]
@@ -194,7 +263,7 @@ def combinations(
         base = {"teacher": pipe, "slim": other}[name]
         whole = Later(functools.partial(_around, base, net))
         keys = [*begin, against, *made_of]
-        keys += [trained] if name == "slim" else []
+        keys += [t.key] if name == "slim" else []
         features = against["features"]["teacher"]
         found = run.cached(
             "codesign", codesign.judge, how | {"arch": text}, keys, quiet=True,
@@ -209,19 +278,13 @@ def combinations(
         seen[label] = found["pictures"]["pictures"]
     floor = against["floor"]
     table = pd.DataFrame(rows).assign(floor=floor["tafid"], protocol=floor["protocol"])
+    table["trained"] = [both[r["aligned"]].how if r["aligned"] in both else "" for r in rows]
     return table, seen, each
 
 
 def _around(pipe: StableDiffusionPipeline, make: Callable[[], UNet2DConditionModel]):
     """The pipeline around a U-Net that is made now."""
     return pipeline.with_parts(pipe, unet=make())
-
-
-def _with_weights(text: str, pipe, found: Artifact):
-    """The aligned network, frozen."""
-    net = surgery.student(text, pipe.unet)
-    net.load_state_dict(found["weights"])
-    return net.eval().requires_grad_(False)
 
 
 def with_costs(

@@ -35,7 +35,7 @@ def prompts(
     run: Run,
     pipe: StableDiffusionPipeline,
     kinds: tuple[str, ...] = tuple(following.KINDS),
-    made_of: list[Artifact] | None = None,
+    made_of: list[str] | None = None,
     n: int | None = None,
 ) -> Artifact:
     """Whether the pipeline draws what prompts of each kind name; `made_of` is what its U-Net was

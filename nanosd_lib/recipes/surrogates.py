@@ -11,7 +11,6 @@ import pandas as pd
 from diffusers import StableDiffusionPipeline
 from torch import Tensor, nn
 
-from nanosd_lib.data import splits
 from nanosd_lib.learning import fwkd
 from nanosd_lib.networks import arch
 from nanosd_lib.recipes import shared, trained
@@ -55,7 +54,7 @@ class Surrogates(Kind):
             "fraction": fraction,
             "e3_target": e3_target,
         }
-        train, inputs = _train(run, pipe, settings.data["train"], until)
+        train, inputs = shared.training(run, pipe, settings.data["train"], until)
         held: list = []
         if until is None:
             held = shared.heldout_batches(run, pipe, settings.data["heldout"])
@@ -89,23 +88,11 @@ class Surrogates(Kind):
         return made["record"][0]["first"][_key(member)]
 
     def data(self, run: Run, pipe, settings: Settings) -> Plain:
-        return {
-            f"{split}.{k}": v
-            for split, what in settings.data.items()
-            for k, v in shared.fingerprint(run, pipe, what).items()
-        }
+        return shared.fingerprints(run, pipe, settings.data)
 
     def heldout(self, run: Run, pipe, some: Sequence[Trained]) -> dict[str, float]:
         error = errors(run, pipe, some).set_index("surrogate").relative_error
         return {t.member.name: float(error[_key(t.member)]) for t in some}
-
-
-def _train(run: Run, pipe, what: Plain, until: int | None) -> tuple[Any, list]:
-    """Latents of the training split, all or on demand, and what a key must hold of them."""
-    if until is None:
-        made = shared.latents(run, pipe, "train", what)
-        return splits.of(made), [run.teacher_key, made]
-    return Later(lambda: splits.on_demand(pipe, **what)), [run.teacher_key, canonical(what)]
 
 
 def _key(member: Member) -> str:
@@ -161,16 +148,37 @@ class Taught:
 
     @property
     def curve(self) -> pd.DataFrame:
-        """step, surrogate, relative_error: held out, along the way."""
+        """surrogate, step, share (of its steps), relative_error: held out, along the way."""
         rows = [
-            {"step": r["step"], "surrogate": k, "relative_error": r["relative_error"]}
+            {
+                "surrogate": k,
+                "step": r["step"],
+                "share": r["step"] / t.settings.budget["steps"],
+                "relative_error": r["relative_error"],
+            }
             for k, t in self.trained.items()
             for r in t.record
         ]
         return pd.DataFrame(rows)
 
-    def steps(self, key: str) -> int:
-        return self.trained[key].settings.budget["steps"]
+    def epochs(self, key: str) -> float:
+        """How often that surrogate saw each latent."""
+        t = self.trained[key]
+        data, budget = t.settings.data["train"], t.settings.budget
+        n = t.member.what["fraction"] * (data["scenes"] + data["crops"])
+        return budget["steps"] * budget["batch"] / n
+
+    def used(self, text: str) -> list[Trained]:
+        """Those that the network of that arch is assembled of."""
+        a = arch.Arch.parse(text)
+        keys = [f"{s}:{getattr(a, s)}" for s in arch.STAGES]
+        return [self.trained[k] for k in keys if k in self.trained]
+
+    def among(self, pairs: Sequence[tuple[str, str]]) -> Taught:
+        """Those alone."""
+        keys = [f"{s}:{c}" for s, c in pairs]
+        some = self.errors[self.errors.surrogate.isin(keys)].reset_index(drop=True)
+        return Taught({k: self.trained[k] for k in keys}, some)
 
 
 def taught(
@@ -179,17 +187,30 @@ def taught(
     pairs: Sequence[tuple[str, str]] | None = None,
     fraction: float = 1.0,
     e3_target: str = "D4",
+    here: bool = False,
 ) -> Taught:
-    """All thirty and the original E3, or those in `pairs`: from the release, else taught here in
-    one shared teacher pass a step.
+    """All thirty and the original E3, or those in `pairs`: from the release, else (and where
+    `here` is wanted) taught here in one shared teacher pass a step.
     """
     kind = Surrogates()
     members = [member(s, c, fraction, e3_target) for s, c in (pairs or arch.taught())]
-    found = trained.load(run, pipe, kind, members)
+    found = trained.load(run, pipe, kind, members, here)
     tables = [errors(run, _where(run, pipe, some), some) for some in _alike(found)]
     each = pd.concat(tables, ignore_index=True)
     by_key = {_key(t.member): t for t in found.values()}
     return Taught(by_key, each.set_index("surrogate").loc[list(by_key)].reset_index())
+
+
+def compared(
+    run: Run, pipe, usual: Taught, pairs: Sequence[tuple[str, str]], **other: Any
+) -> tuple[Taught, Taught]:
+    """Those surrogates as usual and taught in another way (`fraction`, `e3_target`), on one budget:
+    where the release holds not all of the other, both are taught here.
+    """
+    one, two = usual.among(pairs), taught(run, pipe, pairs, **other)
+    if all(t.settings == two.trained[k].settings for k, t in one.trained.items()):
+        return one, two
+    return taught(run, pipe, pairs, here=True), taught(run, pipe, pairs, **other, here=True)
 
 
 def _alike(found: dict[str, Trained]) -> list[list[Trained]]:

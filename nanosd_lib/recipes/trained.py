@@ -8,10 +8,11 @@ import contextlib
 import platform
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
+import pandas as pd
 import torch
 from diffusers import StableDiffusionPipeline
 from torch import Tensor
@@ -54,6 +55,11 @@ class Trained:
     settings: Settings
     record: list[Plain]  # losses and held-out errors along the way
     released: release.Released | None = None
+    difference: float | None = None  # the largest of its witness, computed again
+
+    @property
+    def steps(self) -> int:
+        return self.settings.budget["steps"]
 
 
 class Kind(ABC):
@@ -94,20 +100,33 @@ class Kind(ABC):
         return None
 
 
-def load(run: Run, pipe, kind: Kind, members: Iterable[Member]) -> dict[str, Trained]:
-    """Each member by name: released and confirmed, else trained here. `release.Refused` where a
-    member is damaged, edited, or not what this code makes.
+def load(
+    run: Run, pipe, kind: Kind, members: Iterable[Member], here: bool = False
+) -> dict[str, Trained]:
+    """Each member by name: released and confirmed, else (all, where `here` is wanted) trained here.
+    `release.Refused` where a member is damaged, edited, or not what this code makes.
     """
     wanted = {m.name: m for m in members}
-    have = _released(run, wanted.values()) if asked(run) else {}
-    confirm(run, pipe, kind, list(have.values()), STEPS)
+    have = _released(run, wanted.values()) if asked(run) and not here else {}
+    for name, said in confirm(run, pipe, kind, list(have.values()), STEPS).items():
+        have[name] = replace(have[name], difference=said["difference"])
     left = [m for m in wanted.values() if m.name not in have]
     if left:
         settings = kind.settings(run, pipe)
         made = kind.train(run, pipe, left, settings, None)
         for m in left:
-            have[m.name] = _here(kind, made, m, settings, asked(run))
+            have[m.name] = _here(kind, made, m, settings, asked(run) and not here)
     return {name: have[name] for name in wanted}
+
+
+def origins(some: Iterable[Trained]) -> pd.DataFrame:
+    """name, from (release, trained here), steps, batch, seed, difference, key of each."""
+    rows: list[Plain] = []
+    for t in some:
+        row: Plain = {"name": t.member.name, "from": "release" if t.released else "trained here"}
+        row |= {k: t.settings.budget[k] for k in ("steps", "batch", "seed")}
+        rows.append(row | {"difference": t.difference, "key": t.key[:12]})
+    return pd.DataFrame(rows)
 
 
 def asked(run: Run) -> bool:

@@ -92,21 +92,34 @@ def bars(table: pd.DataFrame, value: str, label: str, low: str = "", high: str =
     return fig
 
 
-def curves(table: pd.DataFrame, x: str, title: str = "") -> Figure:
-    """Learning curves: one panel for each stage of the columns "E1:RA", ..., on a log scale."""
-    stages = list(dict.fromkeys(c.split(":")[0] for c in table.columns if ":" in c))
-    fig, axes = subplots(1, len(stages), figsize=(2.1 * len(stages), 3.2), sharey=True)
-    codes = dict.fromkeys(c.split(":")[1] for c in table.columns if ":" in c)
-    colours = {code: f"C{k}" for k, code in enumerate(codes)}  # one for a code in all panels
-    for ax, stage in zip(np.atleast_1d(axes), stages, strict=True):
-        for c in [c for c in table.columns if c.startswith(stage + ":")]:
-            code = c.split(":")[1]
-            how = dict(marker="o", ms=2.5, lw=1.2, color=colours[code], label=code)
-            ax.plot(table[x], table[c], **how)
-        ax.set(title=stage, xlabel=x, yscale="log")
-        ax.legend(fontsize=6, loc="upper center", bbox_to_anchor=(0.5, -0.22), ncol=3)
-    np.atleast_1d(axes)[0].set_ylabel("held-out relative error")
-    fig.suptitle(title, y=1.02)
+def curves(table: pd.DataFrame, constant: dict[str, float]) -> Figure:
+    """Learning curves (surrogate, step, relative_error), a panel for each stage, codes named at the
+    ends of their lines; dashed, the error of the best constant for each channel.
+    """
+    stages = list(dict.fromkeys(name.split(":")[0] for name in table.surrogate))
+    fig, axes = subplots(2, -(-len(stages) // 2), figsize=(7.6, 5.2), squeeze=False)
+    for ax, stage in zip(axes.flat, stages, strict=False):
+        mine = table[table.surrogate.str.startswith(stage + ":")]
+        ends = mine.groupby("surrogate").relative_error.last().sort_values()
+        for k, (name, end) in enumerate(ends.items()):
+            rows = mine[mine.surrogate == name]
+            how = dict(marker="o", ms=2.5, lw=1.2, color=f"C{k}")
+            ax.plot(rows.step, rows.relative_error, **how)
+            near = (rows.step.max(), end)  # names side by side where lines end close together
+            place = (3, -2) if k % 2 == 0 else (34, -2)
+            ax.annotate(
+                str(name).split(":")[1], near, place, textcoords="offset points", fontsize=6,
+                color=f"C{k}",
+            )  # fmt: skip
+        ax.axhline(constant[stage], color="black", lw=0.8, ls="--")
+        ax.set(title=stage, yscale="log", xlim=(None, mine.step.max() * 1.45))
+        plain(ax)
+    for ax in axes[-1]:
+        ax.set_xlabel("steps")
+    for ax in axes[:, 0]:
+        ax.set_ylabel("held-out error")
+    for ax in list(axes.flat)[len(stages) :]:
+        ax.axis("off")
     fig.tight_layout()
     return fig
 

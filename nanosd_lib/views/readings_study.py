@@ -71,13 +71,15 @@ def additive(additivity: pd.DataFrame) -> str:
 
 
 # -------------------------------------------------------------------------------------- notebook 03
-def distilled(surrogates: pd.DataFrame, target: pd.DataFrame, steps: int, low_error: float) -> str:
-    """Page 03 in one sentence: surrogates.csv, e3_target.csv, and the bound of a low error."""
+def distilled(surrogates: pd.DataFrame, target: pd.DataFrame, how: str, low_error: float) -> str:
+    """Page 03 in one sentence: surrogates.csv, e3_target.csv, how the surrogates were made, and the
+    bound of a low error.
+    """
     low = surrogates.relative_error_high < low_error
     by = target.set_index("taught")
     one, none = by.loc["D4"], by.loc["nothing"]
     return (
-        f"After {steps} steps {low.sum()} of {len(surrogates)} surrogates have a held-out error"
+        f"{low.sum()} of {len(surrogates)} surrogates ({how}) have a held-out error"
         f" surely below {low_error:g} (median {digits(surrogates.relative_error.median())}; one"
         " constant would have 1), one teacher pass a step serving all; N2 assembled from them is at"
         f" tAFID {_in(one, 'tafid')}, cut out of the teacher with"
@@ -85,16 +87,42 @@ def distilled(surrogates: pd.DataFrame, target: pd.DataFrame, steps: int, low_er
     )
 
 
-def learning(curve: pd.DataFrame) -> str:
-    """How the held-out errors fall (fwkd_curve.csv): in the first and in the last quarter."""
-    by = curve.set_index("step")
+def learning(curve: pd.DataFrame, constant: dict[str, float]) -> str:
+    """How the held-out errors fall (fwkd_curve.csv): in the first and in the last quarter, and
+    which end no better than a constant for each channel.
+    """
+    by = curve.pivot(index="share", columns="surrogate", values="relative_error").dropna()
     start, first, before, end = (by.iloc[k] for k in (0, 1, -2, -1))
     early = ((start - first) / (start - end)).median()
     late, worst = 1 - end.median() / before.median(), end.idxmax()
+    lost = [k for k in end.index if end[k] >= constant[str(k).split(":")[0]]]
+    than = (
+        f"no better than one constant for each channel end {listed(lost)}"
+        if lost
+        else ("all end better than one constant for each channel (dashed)")
+    )
     return (
         f"{early:.0%} of the fall comes in the first quarter of the steps (median over surrogates);"
         f" in the last quarter the median error falls by {late:.0%}. Furthest from its stage stays"
-        f" {worst}, at {digits(end[worst])}."
+        f" {worst}, at {digits(end[worst])}; {than}."
+    )
+
+
+def by_hand(first: float, last: float, steps: int, batch: int) -> str:
+    """What a few steps of FwKD do to one surrogate, on batches of that size."""
+    return (
+        f"{steps} steps on batches of {batch} bring the error of E1:R from {digits(first)} to"
+        f" {digits(last)}: the loop above is all that FwKD is."
+    )
+
+
+def less_data(amounts: pd.DataFrame) -> str:
+    """What the smaller part of the data costs (fwkd_data.csv)."""
+    ratio = (amounts.error_less_data / amounts.error_all_data).set_axis(amounts.surrogate)
+    return (
+        f"On {amounts.fraction[0]:.0%} of the latents, each seen {amounts.epochs_less[0]:.0f} times"
+        f" instead of {amounts.epochs_all[0]:.0f}, the error is {ratio.median():.2f} times as large"
+        f" (median of {len(ratio)}; most for {ratio.idxmax()}, {ratio.max():.2f}): one seed."
     )
 
 
@@ -232,7 +260,7 @@ def errors_and_pictures(rho: tuple[float, float, float], n: int) -> str:
 
 # -------------------------------------------------------------------------------------- notebook 06
 def aligned(family: pd.DataFrame, prior: pd.DataFrame, steps: int) -> str:
-    """Page 06 in one sentence: family.csv and prior.csv."""
+    """Page 06 in one sentence: family.csv and prior.csv of networks aligned for so many steps."""
     by = family.set_index("model")
     n2, best = by.loc["NanoSD2"], family.loc[family.tafid_aligned.idxmin()]
     p = prior.set_index(["measure", "model"])
