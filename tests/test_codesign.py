@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from torch import nn
 
 from nanosd_lib.data import splits
 from nanosd_lib.hardware import tile
@@ -171,7 +172,14 @@ def test_alignment_reads_the_students_own_latents(tmp_path):
     made = {}
     for name, own in (("none", {}), ("same", {"own": x}), ("negative", {"own": -x})):
         net = Echo(2.0)
-        align.align(net, Echo(3.0), lambda g, b=batch | own: b, 4, 1e-2, tmp_path / name)
+        align.align(
+            nn.ModuleDict({"net": net}),
+            Echo(3.0),
+            lambda g, b=batch | own: b,
+            4,
+            1e-2,
+            tmp_path / name,
+        )
         made[name] = net.gain.item()
     assert made["negative"] < 2 < made["none"] == made["same"]
 

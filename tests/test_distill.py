@@ -242,20 +242,29 @@ def test_a_taught_stage_comes_back_with_its_errors(narrow, monkeypatch):
     for fraction in (1.0, 0.25):
         used.clear()
         monkeypatch.setattr(
-            splits, "noisy", lambda d, *rest, **kw: used.append(d.z) or draw(d, *rest)
+            splits, "noisy", lambda *a, **kw: used.append(kw["among"]) or draw(*a, **kw)
         )
         how = dict(steps=4, batch=4, lr=1e-3, seed=0, fraction=fraction, e3_target="D4")
         taught[fraction] = teach(narrow, train, heldout, scheduler, pairs, how)
         monkeypatch.undo()
-        rows = {z.numpy().tobytes() for z in used[0]}
-        assert len(rows) == round(16 * fraction)
-        assert rows <= {z.numpy().tobytes() for z in train.z}
-    curve = taught[1.0]["curve"]
-    assert list(curve.columns) == ["step", *keys] and list(curve.step) == [0, 1, 2, 3, 4]
-    nets = fwkd.load(narrow, pairs, taught[1.0]["weights"])
+        assert len(used) == 4 and all(len(set(rows.tolist())) == 16 * fraction for rows in used)
+        assert len({tuple(rows.tolist()) for rows in used}) == 1  # the same part in every step
+    curve = taught[1.0]["curve"].pivot(index="step", columns="surrogate", values="relative_error")
+    assert sorted(curve.columns) == sorted(keys) and list(curve.index) == [0, 1, 2, 3, 4]
+    weights = taught[1.0]["weights"]
+    assert {v.dtype for v in weights.values()} == {torch.float16}
+    nets = fwkd.load(narrow, pairs, weights)
     assert not any(p.requires_grad for p in nets.parameters())
     again = fwkd.errors(narrow, nets, heldout)
-    assert [again[k] for k in keys] == pytest.approx(curve.iloc[-1][keys].tolist(), rel=1e-5)
+    assert [again[k] for k in keys] == pytest.approx(curve.iloc[-1][keys].tolist(), rel=1e-2)
+    found = fwkd.judged(pairs, "D4", narrow, nets, heldout)["errors"].set_index("surrogate")
+    assert [found.relative_error[k] for k in keys] == pytest.approx([again[k] for k in keys])
+    first = taught[1.0]["record"][0]["first"]
+    short = teach(narrow, train, [], scheduler, pairs, how | {"fraction": 1.0, "until": 2})
+    assert list(short) == ["record"]
+    assert short["record"][0]["first"] == {k: v[:2] for k, v in first.items()}
+    each = [first[k] for k in keys]
+    assert first["loss"] == pytest.approx([sum(x) / 2 for x in zip(*each, strict=True)], rel=1e-5)
 
 
 def teach(teacher, train, heldout, scheduler, pairs, how):
@@ -271,30 +280,58 @@ def test_alignment_brings_a_student_nearer_to_its_teacher_on_what_was_not_seen(n
     student = surgery.student(NANOSD["N2"], narrow)
     want = tafid.predictions(narrow, [unseen])
     start = tafid.denoising_error(tafid.predictions(student, [unseen]), want).value
-    record = align.align(student, narrow, draw, 20, 1e-3, tmp_path)
+    record = align.align(nn.ModuleDict({"N2": student}), narrow, draw, 20, 1e-3, tmp_path)
     end = tafid.denoising_error(tafid.predictions(student, [unseen]), want).value
     assert 0 < end < 0.8 * start
     assert record[-1]["step"] == 20 and not student.training
     assert same(before, narrow.state_dict())
 
 
-def test_a_teachers_answers_are_asked_once_and_change_nothing(sd_mini, tmp_path):
-    """Alignment with what the teacher answered before ends with the same weights, bit for bit."""
-    latents = splits.Latents(**splits.latents(sd_mini, "train", 8, 0, 0)["latents"])
-    how = dict(align_steps=3, train_batch=4)
-    want = align.answers(**how, seed=10_002, pipe=sd_mini, latents=latents)["answers"]["want"]
-    assert want.shape == (3, 4, *latents.z.shape[1:])
-    n7, draw = str(NANOSD["N7"]), pipeline.Sampling(steps=1, guidance=1.0, batch=2, seed=10_002)
-    nets = fwkd.surrogates(sd_mini.unet, list(arch.alternatives()))
-    made = [
-        align.align_arch(
-            n7, lr=1e-3, **how, how=draw, pipe=sd_mini, surrogates=nets, latents=latents,
-            teacher_features=torch.rand(2, 64, dtype=torch.float64), scratch=tmp_path / str(k),
-            answers=answers,
-        )["weights"]
-        for k, answers in enumerate((None, want, want.flip(0)))
-    ]  # fmt: skip
-    assert same(made[0], made[1]) and not same(made[0], made[2])
+def test_networks_are_aligned_side_by_side_as_alone(sd_mini, tmp_path):
+    """Company decides nothing; the first steps come out again on data made on demand."""
+    what = {"split": "train", "scenes": 12, "crops": 4, "seed": 0}
+    latents = splits.Latents(**splits.latents(sd_mini, **what)["latents"])
+    nets = fwkd.surrogates(sd_mini.unet, arch.taught())
+    n5, n7 = (str(NANOSD[k]) for k in ("N5", "N7"))
+    how = dict(steps=3, batch=4, lr=1e-3, seed=0, pipe=sd_mini, surrogates=nets)
+    both = align.align_archs([n5, n7], latents=latents, scratch=tmp_path / "both", **how)
+    alone = align.align_archs([n7], latents=latents, scratch=tmp_path / "alone", **how)
+    for k, v in alone["weights"].items():
+        assert k.startswith(f"{n7}.") and v.dtype == torch.float16
+        torch.testing.assert_close(both["weights"][k].float(), v.float(), rtol=1e-3, atol=1e-5)
+    some = splits.on_demand(sd_mini, **what)
+    again = align.align_archs([n7], latents=some, scratch=tmp_path / "c", **how, until=2)
+    want = both["record"][0]["first"][n7][:2]
+    assert again["record"][0]["first"][n7] == pytest.approx(want, rel=1e-5)
+    net = align.load(n7, sd_mini.unet, {k[len(n7) + 1 :]: v for k, v in alone["weights"].items()})
+    assert not net.training and net.dtype == torch.float32
+
+
+def test_looking_ends_behind_the_last_stage_that_is_asked_for(narrow):
+    batch, ran = a_batch(NARROW), []
+    block = narrow.up_blocks[-1]
+    handle = block.register_forward_hook(lambda *a: ran.append(1))
+    few = fwkd.look(narrow, batch, ["E2"])
+    handle.remove()
+    assert ran == [] and not few["D1"].outputs and hooks(narrow) == 0
+    whole = fwkd.look(narrow, batch)
+    for one, two in zip(few["E2"].outputs, whole["E2"].outputs, strict=True):
+        assert torch.equal(one, two)
+    assert fwkd.look(narrow, batch, ["E3"])["D4"].outputs  # what E3 is taught
+
+
+def test_rows_on_demand_are_those_of_the_whole(sd_mini):
+    what = {"split": "train", "scenes": 6, "crops": 5, "seed": 0}
+    whole = splits.Latents(**splits.latents(sd_mini, **what)["latents"])
+    some, i = splits.on_demand(sd_mini, **what), torch.tensor([9, 0, 3, 6])
+    assert len(some) == 11 and some.z.shape == whole.z.shape and some.z.dtype == whole.z.dtype
+    torch.testing.assert_close(some.z[i], whole.z[i], rtol=0, atol=1e-5)
+    torch.testing.assert_close(some.text[i], whole.text[i], rtol=0, atol=1e-5)
+    found = splits.fingerprint(sd_mini, **what, few=4)["found"]
+    assert found["scenes.std"] == pytest.approx(float(whole.z[:4].std()), rel=1e-5)
+    assert found["crops.abs"] == pytest.approx(float(whole.z[6:10].abs().mean()), rel=1e-5)
+    other = splits.fingerprint(sd_mini, **what | {"seed": 1}, few=4)["found"]
+    assert all(abs(other[k] / v - 1) > 1e-3 for k, v in found.items() if "text" not in k)
 
 
 def test_the_denoising_error_of_the_teacher_is_zero_and_of_nothing_one(narrow):
@@ -379,5 +416,5 @@ def test_a_bfloat16_teacher_is_distilled_from_float32_weights(tmp_path):
     ]
     assert 0 < max(moved) < 1e-4
     student = surgery.student("R RA RA | RARA RARA RR", pipe.unet)
-    align.align(student, pipe.unet, draw, 1, 1e-6, tmp_path)
+    align.align(nn.ModuleDict({"N2": student}), pipe.unet, draw, 1, 1e-6, tmp_path)
     assert student.dtype == torch.bfloat16

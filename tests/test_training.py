@@ -37,10 +37,11 @@ class Loss:
         return (self.model(x) - x[:, :2].sin()).pow(2).mean()
 
 
-def run(work, model=None, stop=-1, **kwargs):
+def run(work, model=None, stop=-1, decay=0.999, **kwargs):
     model = model or net()
     loss = Loss(model, stop)
-    log = fit.fit("toy", model, loss, STEPS, 1e-2, work, every=5, **kwargs)
+    how = fit.Schedule(STEPS, 1e-2, decay=decay)
+    log = fit.fit("toy", model, loss, how, work, **{"every": 5, "pause": 0} | kwargs)
     return model, loss, log
 
 
@@ -59,7 +60,7 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_would(tmp_path, stop, dec
     with pytest.raises(Stopped):
         run(tmp_path / "stopped", stop=stop, decay=decay)
     again, loss, again_log = run(tmp_path / "stopped", decay=decay)
-    assert len(loss.seen) == STEPS - stop // 5 * 5  # from the last checkpoint on
+    assert len(loss.seen) == STEPS - stop  # from the last checkpoint on: here after each step
     assert same(whole.state_dict(), again.state_dict())
     assert timeless(log) == timeless(again_log)
     files = [load_file(tmp_path / d / "toy.safetensors") for d in ("whole", "stopped")]
@@ -106,9 +107,8 @@ def test_the_record_holds_mean_losses(tmp_path):
     values = iter(range(STEPS))
     model = net()
     total = lambda: sum(p.sum() for p in model.parameters())  # noqa: E731
-    log = fit.fit(
-        "toy", model, lambda g: 0 * total() + next(values), STEPS, 1e-3, tmp_path, every=5
-    )
+    how = fit.Schedule(STEPS, 1e-3)
+    log = fit.fit("toy", model, lambda g: 0 * total() + next(values), how, tmp_path, every=5)
     assert [row["loss"] for row in log] == [2, 7, 12, 17, 21]
 
 
@@ -121,8 +121,8 @@ def test_a_loss_may_have_been_propagated_already(tmp_path):
         loss.backward()
         return loss.detach()
 
-    fit.fit("toy", one, Loss(one), 6, 1e-2, tmp_path / "one")
-    fit.fit("toy", two, propagated, 6, 1e-2, tmp_path / "two")
+    fit.fit("toy", one, Loss(one), fit.Schedule(6, 1e-2), tmp_path / "one")
+    fit.fit("toy", two, propagated, fit.Schedule(6, 1e-2), tmp_path / "two")
     assert same(one.state_dict(), two.state_dict())
 
 
@@ -151,9 +151,77 @@ def test_an_unfinished_checkpoint_leaves_the_old_one(tmp_path, monkeypatch):
         raise OSError("disk full")
 
     monkeypatch.setattr(fit, "save_file", breaks)
-    with pytest.raises(OSError):
+    with pytest.raises(OSError, match=r"a.safetensors cannot be written \(disk full\)") as error:
         fit.save(path, {"x": torch.zeros(2)}, step=2)
-    assert torch.equal(load_file(path)["x"], torch.ones(2))
+    assert "\n" not in str(error.value)
+    assert torch.equal(load_file(path)["x"], torch.ones(2)) and not list(tmp_path.glob("*.tmp"))
+
+
+def test_several_losses_are_recorded_and_one_is_minimised(tmp_path):
+    one, two = net(), net()
+    plain = Loss(two)
+
+    def several(g):
+        loss = plain(g)
+        return {"loss": loss, "half": loss.detach() / 2}
+
+    log = fit.fit("toy", one, Loss(one), fit.Schedule(6, 1e-2), tmp_path / "one", every=2)
+    both = fit.fit("toy", two, several, fit.Schedule(6, 1e-2), tmp_path / "two", every=2)
+    assert same(one.state_dict(), two.state_dict())
+    assert [r["half"] for r in both] == pytest.approx([r["loss"] / 2 for r in log], rel=1e-6)
+    assert both[0]["first"]["half"] == pytest.approx([x / 2 for x in both[0]["first"]["loss"]])
+
+
+@pytest.mark.parametrize("until", [1, 7])
+def test_until_is_the_beginning_of_the_same_training(tmp_path, until):
+    """Bit for bit; no checkpoint is read or written."""
+    whole, _, log = run(tmp_path / "whole", decay=0.0)
+    begun, loss, short = run(tmp_path / "short", decay=0.0, until=until)
+    assert short[0]["first"]["loss"] == log[0]["first"]["loss"][:until] and len(loss.seen) == until
+    assert not list((tmp_path / "short").glob("*")) and short[-1]["step"] == until
+    _, loss, _ = run(tmp_path / "whole", until=until)  # beside a finished checkpoint
+    assert len(loss.seen) == until
+
+
+def test_checkpoints_follow_the_clock(tmp_path):
+    with pytest.raises(Stopped):
+        run(tmp_path, stop=20, pause=3600)
+    assert not list(tmp_path.glob("*"))  # an hour had not passed
+
+
+def test_a_loss_that_is_no_number_stops_and_keeps_the_checkpoint(tmp_path):
+    model, values = net(), iter([1.0, 0.5, float("nan")])
+    total = lambda: sum(p.sum() for p in model.parameters())  # noqa: E731
+    loss = lambda g: 0 * total() + next(values)  # noqa: E731
+    with pytest.raises(FloatingPointError, match="toy: loss of step 3 is nan; the last check") as e:
+        fit.fit("toy", model, loss, fit.Schedule(9, 1e-3), tmp_path, pause=0)
+    assert "\n" not in str(e.value)
+    assert fit._resume(tmp_path / "toy.safetensors", *_parts(net(), 9)).step == 2
+
+
+def _parts(model, steps):
+    ema = {k: v.clone() for k, v in model.state_dict().items()}
+    return model, ema, torch.optim.AdamW(model.parameters()), fit.Schedule(steps, 1e-3)
+
+
+def test_another_networks_checkpoint_is_refused(tmp_path):
+    run(tmp_path)
+    other = nn.Sequential(nn.Linear(4, 9), nn.BatchNorm1d(9), nn.SiLU(), nn.Linear(9, 2))
+    with pytest.raises(ValueError, match=r"toy.safetensors is the checkpoint of another network"):
+        run(tmp_path, other)
+    renamed = nn.Sequential(nn.Identity(), *net())
+    with pytest.raises(ValueError, match="another network"):
+        run(tmp_path, renamed)
+    (tmp_path / "toy.safetensors").write_bytes(b"nothing")
+    with pytest.raises(ValueError, match="no checkpoint that can be read: remove it"):
+        run(tmp_path)
+
+
+def test_another_schedule_starts_anew_and_says_so(tmp_path, capsys):
+    run(tmp_path)
+    _, loss, _ = run(tmp_path, decay=0.5)
+    assert len(loss.seen) == STEPS
+    assert "another schedule (decay 0.999, now 0.5): started anew" in capsys.readouterr().out
 
 
 def test_optimiser_steps_are_counted(tmp_path):

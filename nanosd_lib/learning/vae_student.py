@@ -109,7 +109,7 @@ def _begin_at(net: SlimVAE, taught: dict[str, Tensor]) -> None:
     """Start the encoder at the teacher's average mean and deviation of the first 256 pictures: from
     anywhere else the deviations of the first steps, which are exponentials, may be astronomical.
     """
-    k, few = net.config.scaling_factor, torch.arange(min(256, len(taught["pixels"])))
+    k, few = net.config.scaling_factor, torch.arange(min(256, len(taught["mean"])))
     average = lambda v: v[few].float().mean((0, 2, 3))  # noqa: E731
     mean, std = (average(taught[n]).to(net.device) / k for n in ("mean", "std"))
     net.encoder[-1].bias.copy_(torch.cat([mean, 2 * std.log()]))

@@ -1,0 +1,368 @@
+"""release: a member is found by what was asked, confirmed by its witness, refused otherwise."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from nanosd_lib import paths
+from nanosd_lib.learning import fit, fwkd
+from nanosd_lib.networks import arch
+from nanosd_lib.recipes import releasing, shared, surrogates, trained
+from nanosd_lib.runs import notebook, provenance, release
+from nanosd_lib.runs.release import Absent, Refused
+
+SHA = "ab" * 32
+SMALL = {
+    "fwkd.steps": 6, "fwkd.batch": 4, "fwkd.scenes": 12, "fwkd.heldout": 4,
+    "family.align_steps": 3, "family.align_batch": 2, "vae.steps": 4, "vae.scenes": 8,
+    "vae.crops": 4, "vae.batch": 4, "vae.ablation_steps": 3,
+}  # fmt: skip
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    monkeypatch.setenv("NANOSD_RELEASE", str(tmp_path / "release"))
+    return tmp_path / "release"
+
+
+def recipe(**changes) -> dict:
+    made = {
+        "commit": None, "finished": "2026-01-01T00:00:00+00:00", "cpu": "any", "gpu": None,
+        "threads": 1, "seconds": 1.5, "versions": {"torch": "2"}, "code": {}, "record": [],
+    }  # fmt: skip
+    witness = {"data": {"train.std": 1.0}, "first": [0.5, 0.25], "heldout": 0.125}
+    budget = {"steps": 1500, "batch": 32, "seed": 0}
+    whole = {"asked": {"code": "RA"}, "budget": budget, "data": {}, "teacher": SHA, "of": {}}
+    return whole | {"witness": witness, "made": made} | changes
+
+
+def toy(name="surrogates/E1-RA", **changes) -> release.Released:
+    return release.publish(name, {"x": torch.arange(4.0)}, None, recipe(**changes))
+
+
+# --------------------------------------------------------------------------------------- the format
+def test_what_was_published_is_found_by_what_was_asked(root):
+    made = toy()
+    found = release.find("surrogates/E1-RA", {"code": "RA"}, SHA, {})
+    assert found.key == made.key and torch.equal(found.tensors["x"], torch.arange(4.0).half())
+    assert found.recipe.how == "released: 1,500 steps of batch 32, seed 0"
+    table = release.listing()
+    assert table.name.to_list() == ["surrogates/E1-RA"] and table.parameters[0] == 4
+    assert (root / "release.csv").read_text().splitlines()[0] == ",".join(table.columns)
+
+
+@pytest.mark.parametrize(
+    ("asked", "teacher", "of", "why"),
+    [
+        ({"code": "RR"}, SHA, {}, "is another one: code"),
+        ({"code": "RA"}, "cd" * 32, {}, "is of another teacher"),
+        ({"code": "RA"}, SHA, {"surrogates/D1-R": SHA}, "is made of another surrogates/D1-R"),
+    ],
+)
+def test_another_one_is_absent(root, asked, teacher, of, why):
+    toy()
+    with pytest.raises(Absent, match=why):
+        release.find("surrogates/E1-RA", asked, teacher, of)
+    with pytest.raises(Absent, match="surrogates/E1-R is not in the release"):
+        release.find("surrogates/E1-R", asked, teacher, of)
+
+
+def test_the_key_is_of_content_not_of_bytes(root):
+    """Order in the file, its header, line ends and spaces move nothing; values, names, types do."""
+    folder = toy().folder
+    key, weights = release.content(folder), folder / release.WEIGHTS
+    many = {"b": torch.ones(2), "a": torch.zeros(3)}
+    save_file(many, weights)
+    before = release.content(folder)
+    save_file(dict(reversed(many.items())), weights, metadata={"format": "pt"})
+    assert release.content(folder) == before != key
+    for other in ({"b": torch.ones(2), "c": torch.zeros(3)}, many | {"a": torch.zeros(3).half()}):
+        save_file(other, weights)
+        assert release.content(folder) != before
+    path = folder / "some.json"
+    path.write_text('{"a": 1, "b": [2]}')
+    one = provenance.content_hash(path)
+    path.write_bytes(b'{\r\n "b": [2],\r\n "a": 1}\r\n')
+    assert provenance.content_hash(path) == one
+
+
+def test_a_flipped_bit_is_refused(root):
+    folder = toy().folder
+    data = bytearray((folder / release.WEIGHTS).read_bytes())
+    data[-1] ^= 1
+    (folder / release.WEIGHTS).write_bytes(data)
+    with pytest.raises(
+        Refused, match="surrogates/E1-RA: its weights are not what recipe.json says"
+    ):
+        release.read("surrogates/E1-RA")
+    (folder / release.WEIGHTS).write_bytes(data[:20])
+    with pytest.raises(Refused, match="is no safetensors file"):
+        release.read("surrogates/E1-RA")
+
+
+def test_an_edited_recipe_is_refused(root):
+    folder = toy().folder
+    path, text = folder / release.RECIPE, (folder / release.RECIPE).read_text()
+    path.write_text(text.replace('"steps": 1500', '"steps": 150'))
+    with pytest.raises(Refused, match="was edited: its digest is another: `git checkout"):
+        release.read("surrogates/E1-RA")
+    plain = json.loads(text)
+    for change, said in (
+        ({"threads": "1"}, "made.threads: Input should be a valid integer"),
+        ({"extra": 1}, "made.extra: Extra inputs are not permitted"),
+    ):
+        path.write_text(json.dumps(plain | {"made": plain["made"] | change}))
+        with pytest.raises(Refused, match=re.escape(said)) as error:
+            release.read("surrogates/E1-RA")
+        assert "\n" not in str(error.value)
+    path.unlink()
+    with pytest.raises(Refused, match=r"recipe.json is missing"):
+        release.read("surrogates/E1-RA")
+
+
+def test_a_publication_that_breaks_leaves_the_member_of_before(root, monkeypatch):
+    before = toy().key
+    monkeypatch.setattr(release, "_write_json", lambda *a: (_ for _ in ()).throw(OSError("full")))
+    with pytest.raises(OSError, match="full"):
+        toy(asked={"code": "RR"})
+    monkeypatch.undo()
+    monkeypatch.setenv("NANOSD_RELEASE", str(root))
+    assert release.read("surrogates/E1-RA").key == before
+    assert [p.name for p in (root / "surrogates").iterdir()] == ["E1-RA"]
+
+
+@pytest.mark.parametrize(
+    ("computed", "said"),
+    [
+        ({"data": {"train.std": 1.001}}, "the data are others: train.std is 1.001, recorded 1"),
+        ({"first": [0.51]}, "loss of step 1 is 0.51, recorded 0.5: loss or start"),
+        ({"first": [0.5, 0.26]}, "loss of step 2 is 0.26, recorded 0.25: rate, schedule or"),
+        ({"heldout": 0.13}, "held-out error 0.13, recorded 0.125: these weights are not"),
+        ({"heldout": float("nan")}, "held-out error nan"),
+    ],
+)
+def test_a_witness_that_differs_is_named(root, computed, said):
+    with pytest.raises(Refused, match=re.escape(f"surrogates/E1-RA: {said}")) as error:
+        release.confirm(toy(), computed, ["nanosd_lib.learning.fwkd"])
+    assert "(changed since: learning.fwkd)" in str(error.value)
+    with pytest.raises(Refused, match="another machine or another torch"):
+        release.confirm(toy(), computed, [])
+
+
+def test_a_witness_that_agrees_says_by_how_much(root):
+    near = {"data": {"train.std": 1.0}, "first": [0.5 * (1 + 4e-5)], "heldout": 0.125}
+    assert release.confirm(toy(), near) == pytest.approx(4e-5, rel=1e-3)
+
+
+# ----------------------------------------------------------------------------- trained and verified
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A toy release of three surrogates, published by the recipe itself."""
+    folder = tmp_path_factory.mktemp("made")
+    with pytest.MonkeyPatch.context() as patch:
+        run = open_run(patch, folder)
+        kind, pipe = surrogates.Surrogates(), shared.teacher(run)
+        members = [surrogates.member("E1", c) for c in ("RA", "R")]
+        done = kind.train(run, pipe, members, kind.settings(run, pipe), None)
+        trained.publish(run, pipe, kind, members, done, None)
+    return folder
+
+
+def open_run(patch, folder, **changes):
+    patch.setenv("NANOSD_RELEASE", str(folder / "release"))
+    patch.setenv("NANOSD_STORE", str(folder / "store"))
+    patch.setenv("NANOSD_RESULTS", str(folder / "results"))
+    return notebook.open_run("toy", "smoke", 0, SMALL | {"release": True} | changes)
+
+
+@pytest.fixture
+def there(made, tmp_path, monkeypatch):
+    """A copy of it, with an empty store."""
+    shutil.copytree(made / "release", tmp_path / "release")
+    run = open_run(monkeypatch, tmp_path)
+    return run, shared.teacher(run)
+
+
+def load(run, pipe, codes=("RA", "R")):
+    members = [surrogates.member("E1", c) for c in codes]
+    return trained.load(run, pipe, surrogates.Surrogates(), members)
+
+
+def rewritten(run, member: str, **changes) -> None:
+    """Another recipe with a digest that is right: what someone does who means it."""
+    path = release.root() / member / release.RECIPE
+    plain = json.loads(path.read_text())
+    for key, value in changes.items():
+        here = plain
+        *parts, last = key.split("__")
+        for part in parts:
+            here = here[part]
+        here[last] = value
+    path.write_text(json.dumps(plain | {"digest": release.digest(plain)}))
+
+
+def test_a_page_takes_what_is_confirmed_and_trains_the_rest(there):
+    run, pipe = there
+    found = load(run, pipe, ("RA", "R", "RR"))
+    ways = {name: t.how for name, t in found.items()}
+    assert ways == {
+        "surrogates/E1-RA": "released: 6 steps of batch 4, seed 0",
+        "surrogates/E1-R": "released: 6 steps of batch 4, seed 0",
+        "surrogates/E1-RR": "trained here: 6 steps of batch 4, not in the release",
+    }
+    gaps = [found[f"surrogates/E1-{c}"].difference for c in ("RA", "R")]
+    assert all(0 <= gap < 1e-5 for gap in gaps)
+    assert found["surrogates/E1-RA"].key == release.read("surrogates/E1-RA").key
+    table = trained.origins(found.values()).set_index("name")
+    assert table["from"].to_list() == ["release", "release", "trained here"]
+
+
+def test_the_whole_set_is_one_thing_to_its_users(there):
+    run, pipe = there
+    taught = surrogates.taught(run, pipe, [("E1", "RA"), ("E1", "RR")])
+    assert "1 of 2 released: 6 steps" in taught.how and "not in the release" in taught.how
+    assert list(taught.errors.surrogate) == ["E1:RA", "E1:RR"]
+    assert taught.curve.groupby("surrogate").share.max().to_list() == [1, 1]
+    nets = fwkd.load(pipe.unet, [("E1", "RA"), ("E1", "RR")], taught.weights)
+    batches = shared.heldout_batches(run, pipe)
+    again = fwkd.errors(pipe.unet, nets, batches)
+    assert taught.errors.relative_error.to_list() == pytest.approx(list(again.values()), rel=1e-5)
+
+
+def test_another_way_of_teaching_is_compared_on_equal_budgets(there, tmp_path, monkeypatch):
+    """The release holds E1:RA as usual, and not on half the data."""
+    run, pipe = there
+    usual = surrogates.taught(run, pipe, [("E1", "RA")])
+    shorter = open_run(monkeypatch, tmp_path, **{"fwkd.steps": 4})
+    for asked, here in ((run, False), (shorter, True)):
+        one, other = surrogates.compared(asked, pipe, usual, [("E1", "RA")], fraction=0.5)
+        a, b = one.trained["E1:RA"], other.trained["E1:RA"]
+        assert a.settings == b.settings and a.key != b.key
+        assert (a.released is None) == here and b.released is None
+
+
+def test_the_switch(there, tmp_path, monkeypatch):
+    run = open_run(monkeypatch, tmp_path, release=False)
+    pipe = shared.teacher(run)
+    (t,) = load(run, pipe, ("RA",)).values()
+    assert t.how == "trained here: 6 steps of batch 4"
+
+
+def test_weights_of_another_seed_are_refused(there):
+    run, pipe = there
+    file = release.root() / "surrogates/E1-RA" / release.WEIGHTS
+    other = {k: v + 0.01 * torch.randn_like(v) for k, v in load_file(file).items()}
+    save_file(other, file)
+    rewritten(run, "surrogates/E1-RA", key=release.content(file.parent))
+    with pytest.raises(Refused, match="surrogates/E1-RA: held-out error"):
+        load(run, pipe)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"budget__seed": 1}, "loss of step 1"),
+        ({"budget__batch": 3}, "loss of step 1"),
+        ({"budget__lr": 0.5}, "loss of step 2"),
+        ({"data__train__scenes": 13}, "the data are others"),
+        ({"data__heldout__scenes": 5}, "the data are others"),
+        ({"asked__code": "RR"}, ""),
+    ],
+)
+def test_a_recipe_that_tells_another_story_is_refused(there, changes, said):
+    run, pipe = there
+    rewritten(run, "surrogates/E1-RA", **changes)
+    if said:
+        with pytest.raises(Refused, match=f"surrogates/E1-RA: {said}"):
+            load(run, pipe, ("RA",))
+    else:  # another one was asked for: this is not it
+        assert "not in the release" in load(run, pipe, ("RA",))["surrogates/E1-RA"].how
+
+
+def test_a_changed_loss_is_seen(there, monkeypatch):
+    run, pipe = there
+    real = fwkd.relative_error
+    monkeypatch.setattr(fwkd, "relative_error", lambda s, t: 1.01 * real(s, t))
+    with pytest.raises(Refused, match="loss of step 1 is .*: loss or start"):
+        load(run, pipe, ("RA",))
+
+
+def test_a_changed_data_generator_is_seen(there, monkeypatch):
+    from nanosd_lib.data import raycast
+
+    run, pipe = there
+    real = raycast.render
+
+    def darker(*args, **kwargs):
+        x, depth = real(*args, **kwargs)
+        return x * 0.99, depth
+
+    monkeypatch.setattr(raycast, "render", darker)
+    with pytest.raises(Refused, match="the data are others: train.scenes"):
+        load(run, pipe, ("RA",))
+
+
+def test_every_member_of_the_release_verified(there):
+    run, pipe = there
+    table = releasing.verify(run, pipe, "surrogates/E1-R").set_index("name")
+    assert table.state["surrogates/E1-R"] == "confirmed"
+    assert table.steps["surrogates/E1-R"] == fit.FIRST
+    assert table.state["surrogates/E1-RR"] == "absent"
+
+
+# ----------------------------------------------------------------------------------------- the plan
+def test_groups_cover_every_member_once(there):
+    run, _ = there
+    members = [m.name for g in releasing.groups(run) for m in g.members]
+    assert len(members) == len(set(members))
+    thirty_one = {surrogates.member(s, c).name for s, c in arch.taught()}
+    assert thirty_one <= set(members)
+
+
+def test_the_plan_says_what_is_there_absent_behind_or_damaged(there, tmp_path, monkeypatch):
+    run, pipe = there
+    state = lambda: releasing.plan(run, pipe, "surrogates/E1").set_index("name").state  # noqa: E731
+    assert state()["surrogates/E1-RA"] == "there" and state()["surrogates/E1-RR"] == "absent"
+    longer = open_run(monkeypatch, tmp_path, **{"fwkd.steps": 60})
+    table = releasing.plan(longer, pipe, "surrogates/E1-RA").set_index("name")
+    assert table.state["surrogates/E1-RA"] == "behind"
+    assert table.why["surrogates/E1-RA"] == "steps 6, full asks 60"
+    (release.root() / "surrogates/E1-RA" / release.WEIGHTS).write_bytes(b"")
+    assert state()["surrogates/E1-RA"] == "damaged"
+    shutil.copytree(release.root() / "surrogates/E1-R", release.root() / "surrogates/Dec1")
+    assert releasing.plan(run, pipe).set_index("name").state["surrogates/Dec1"] == "orphan"
+
+
+# ------------------------------------------------------------------------------------- the real one
+def test_the_shipped_release_is_whole():
+    """Every file of data/nanosd-mini is what its recipe says; the listing is of these."""
+    root = paths.ROOT / "data" / "nanosd-mini"
+    names = release.names()
+    assert names and release.root() == root
+    table = release.listing()
+    kept = (root / "release.csv").read_text()
+    assert kept == table.to_csv(index=False)
+    size = sum(p.stat().st_size for p in root.rglob("*") if p.is_file())
+    assert size < 100e6
+    loose = [p for p in root.rglob("*.safetensors") if not (p.parent / release.RECIPE).exists()]
+    assert not loose
+
+
+def test_a_shipped_member_is_confirmed(tmp_path, monkeypatch):
+    """The smallest stage's, two steps: what every first run does with all of them."""
+    monkeypatch.setenv("NANOSD_STORE", str(tmp_path / "store"))
+    monkeypatch.setenv("NANOSD_RESULTS", str(tmp_path / "results"))
+    run = notebook.open_run("toy", "mini", 0, {"threads": 1})
+    found = load(run, shared.teacher(run), ("RR", "R"))
+    assert all(t.released is not None and t.difference < 1e-4 for t in found.values())
+
+
+def test_the_release_folder_is_named_by_the_variable(root):
+    assert release.root() == Path(root).resolve()
