@@ -11,7 +11,7 @@ from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, UNet2DConditio
 from torch import nn
 
 from nanosd_lib.data import splits
-from nanosd_lib.learning import align, fit, fwkd
+from nanosd_lib.learning import align, fit, fwkd, pruning
 from nanosd_lib.learning.sd_mini import SCHEDULER, UNET
 from nanosd_lib.networks import arch, pipeline, surgery
 from nanosd_lib.networks.arch import BASE, NANOSD, STAGES
@@ -359,8 +359,8 @@ def test_survivors():
     ]
     columns = ["stage", "code", "params", "relative_error", "kept"]
     table = pd.DataFrame(rows, columns=columns)
-    assert fwkd.survivors(table, keep_error=0.5) == table.kept.tolist()
-    assert fwkd.survivors(table.sample(frac=1, random_state=0), 0.5) == (
+    assert pruning.survivors(table, keep_error=0.5) == table.kept.tolist()
+    assert pruning.survivors(table.sample(frac=1, random_state=0), 0.5) == (
         table.sample(frac=1, random_state=0).kept.tolist()
     )
 

@@ -242,7 +242,8 @@ def test_what_was_cached_reaches_no_machinery_and_one_kind_reaches_fwkd(study):
     def touched(module: str) -> set[str]:
         return {kind for kind, source in kinds.items() if f"nanosd_lib.{module}" in source}
 
-    assert touched("learning.fwkd") == {"nanosd_lib.learning.fwkd.teach"}
+    own = {f"nanosd_lib.learning.fwkd.{name}" for name in ("teach", "judged")}
+    assert touched("learning.fwkd") == own
     assert len(touched("quality.tafid")) == 7 and len(touched("networks.arch")) > 10
 
 
@@ -303,7 +304,8 @@ def test_surrogates_and_search_tables(study):
     surrogates = table(study, "surrogates")
     assert len(surrogates) == 30 and surrogates.relative_error.gt(0).all()
     curve = table(study, "fwkd_curve")
-    first, last = curve.iloc[0].drop("step"), curve.iloc[-1].drop("step")
+    by = curve.pivot(index="step", columns="surrogate", values="relative_error")
+    first, last = by.iloc[0], by.iloc[-1]
     assert (last < first).mean() > 0.8  # ten small steps teach nearly all of them something
     trials = table(study, "search_trials")
     assert set(trials.direction) == {"latency", "params"} and trials.tafid.gt(0).all()

@@ -46,7 +46,7 @@ def refusal(name, overrides=None):
 
 def test_an_unknown_profile_is_refused_with_a_guess():
     assert refusal("mni") == (
-        "profile 'mni' does not exist: use one of smoke, mini, sd15 (did you mean 'mini'?)"
+        "profile 'mni' does not exist: use one of smoke, mini, full, sd15 (did you mean 'mini'?)"
     )
     assert "does not exist" in refusal(None)
 
@@ -55,7 +55,7 @@ def test_an_unknown_profile_is_refused_with_a_guess():
     ("key", "says"),
     [
         ("fwkd.stepz", "did you mean 'fwkd.steps'?"),
-        ("fkwd.steps", "use one of teacher, photographs, dtype"),
+        ("fkwd.steps", "use one of teacher, release, photographs, dtype"),
         ("fwkd", "is a section: use one of fwkd.steps"),
         ("fwkd.steps.more", "too deep"),
         ("name", "does not exist"),

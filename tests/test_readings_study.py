@@ -50,7 +50,13 @@ def target(nothing=40.0):
 
 
 def curve(last=0.30):
-    return pd.DataFrame({"step": [0, 40, 80, 120, 160], "E1:R": [1, 0.5, 0.4, 0.31, last]})
+    errors = {"share": [0, 0.25, 0.5, 0.75, 1], "relative_error": [1, 0.5, 0.4, 0.31, last]}
+    return pd.DataFrame(errors).assign(surrogate="E1:R")
+
+
+def amounts(most=0.2):
+    rows = {"surrogate": ["E1:RA", "D1:RR"], "error_all_data": 0.1, "error_less_data": [0.1, most]}
+    return pd.DataFrame(rows).assign(fraction=0.25, epochs_all=1.2, epochs_less=4.8)
 
 
 def vae(slim=30.0, encoder=31.0, decoder=30.5):
@@ -137,14 +143,32 @@ CASES = {
         ["33% (TinySD)", "2% (N2)"],
     ),
     "distilled": (
-        lambda: readings.distilled(surrogates(), target(), 160, 0.1),
-        lambda: readings.distilled(surrogates(0.3), target(16.0), 160, 0.1),
+        lambda: readings.distilled(surrogates(), target(), "released", 0.1),
+        lambda: readings.distilled(surrogates(0.3), target(16.0), "released", 0.1),
         ["1 of 3 surrogates", "0 of 3 surrogates"],
     ),
     "learning": (
-        lambda: readings.learning(curve()),
-        lambda: readings.learning(curve(0.2)),
+        lambda: readings.learning(curve(), {"E1": 0.6}),
+        lambda: readings.learning(curve(0.2), {"E1": 0.1}),
         ["falls by 3%", "falls by 35%"],
+    ),
+    "no better than a constant": (
+        lambda: readings.learning(curve(), {"E1": 0.6}),
+        lambda: readings.learning(curve(), {"E1": 0.1}),
+        [
+            "all end better than one constant",
+            "no better than one constant for each channel end E1:R",
+        ],
+    ),
+    "by hand": (
+        lambda: readings.by_hand(0.5, 0.2, 20, 16),
+        lambda: readings.by_hand(0.5, 0.3, 20, 16),
+        ["from 0.5 to 0.2", "from 0.5 to 0.3"],
+    ),
+    "less data": (
+        lambda: readings.less_data(amounts()),
+        lambda: readings.less_data(amounts(0.4)),
+        ["1.50 times as large", "2.50 times as large"],
     ),
     "survivors": (
         lambda: readings.survivors(surrogates(), 0.5),

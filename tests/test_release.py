@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save_file
 
 from nanosd_lib import paths
 from nanosd_lib.learning import fit, fwkd
-from nanosd_lib.networks import arch
-from nanosd_lib.recipes import releasing, shared, surrogates, trained
+from nanosd_lib.networks import arch, surgery
+from nanosd_lib.recipes import members, releasing, shared, slimming, surrogates, trained
 from nanosd_lib.runs import notebook, provenance, release
 from nanosd_lib.runs.release import Absent, Refused
 
@@ -320,10 +320,13 @@ def test_every_member_of_the_release_verified(there):
 # ----------------------------------------------------------------------------------------- the plan
 def test_groups_cover_every_member_once(there):
     run, _ = there
-    members = [m.name for g in releasing.groups(run) for m in g.members]
-    assert len(members) == len(set(members))
+    names = [m.name for g in releasing.groups(run) for m in g.members]
+    assert len(names) == len(set(names))
     thirty_one = {surrogates.member(s, c).name for s, c in arch.taught()}
-    assert thirty_one <= set(members)
+    assert thirty_one <= set(names)
+    autoencoders = [m for m in names if m.startswith("vae/")]
+    assert len(autoencoders) == run.profile.vae.seeds + 1 + 5
+    assert not [m for m in names if m.startswith("aligned/")]  # they wait for what they are of
 
 
 def test_the_plan_says_what_is_there_absent_behind_or_damaged(there, tmp_path, monkeypatch):
@@ -366,3 +369,69 @@ def test_a_shipped_member_is_confirmed(tmp_path, monkeypatch):
 
 def test_the_release_folder_is_named_by_the_variable(root):
     assert release.root() == Path(root).resolve()
+
+
+# ---------------------------------------------------------------------------------- the other kinds
+@pytest.fixture(scope="module")
+def toys(tmp_path_factory):
+    """All surrogates, two aligned networks and two autoencoders, published."""
+    folder = tmp_path_factory.mktemp("toys")
+    with pytest.MonkeyPatch.context() as patch:
+        run = open_run(patch, folder)
+        pipe = shared.teacher(run)
+        kind = surrogates.Surrogates()
+        some = [surrogates.member(s, c) for s, c in arch.taught()]
+        jobs = [(kind, some)]
+        jobs += [(k, [k.member(run)]) for k in (slimming.Student(), slimming.Student("tiny"))]
+        for one, wanted in jobs:
+            done = one.train(run, pipe, wanted, one.settings(run, pipe), None)
+            trained.publish(run, pipe, one, wanted, done, None)
+        aligned = members.Aligned(surrogates.released(run))
+        wanted = [members.member(str(arch.NANOSD[k]), aligned.taught) for k in ("N5", "N7")]
+        done = aligned.train(run, pipe, wanted, aligned.settings(run, pipe), None)
+        trained.publish(run, pipe, aligned, wanted, done, None)
+    return folder
+
+
+@pytest.fixture
+def whole(toys, tmp_path, monkeypatch):
+    shutil.copytree(toys / "release", tmp_path / "release")
+    run = open_run(monkeypatch, tmp_path)
+    return run, shared.teacher(run)
+
+
+def test_every_kind_is_found_confirmed_and_loads_with_diffusers(whole):
+    run, pipe = whole
+    for kind in ("slim", "tiny"):
+        t = slimming.student(run, pipe, 0, kind)
+        assert t.released is not None and t.difference < 1e-4
+        net = type(slimming.network(pipe, t)).from_pretrained(release.root() / t.member.name)
+        mine = slimming.network(pipe, t).state_dict()
+        assert all(torch.equal(v.float(), mine[k]) for k, v in net.state_dict().items())
+    taught = surrogates.taught(run, pipe)
+    n5, n7 = (str(arch.NANOSD[k]) for k in ("N5", "N7"))
+    found = members.aligned(run, pipe, [n7, n5], taught)
+    assert all(t.released is not None and t.difference < 1e-4 for t in found.values())
+    net = surgery.NanoUNet.from_pretrained(release.root() / "aligned/N7")
+    mine = members.network(pipe, found[n7]).state_dict()
+    assert all(torch.equal(v.float(), mine[k]) for k, v in net.state_dict().items())
+
+
+def test_a_network_of_other_surrogates_is_absent(whole):
+    """New weights of one surrogate: what was made of it is aligned here, the rest is loaded."""
+    run, pipe = whole
+    file = release.root() / "surrogates/D1-RRA" / release.WEIGHTS  # N7 has it, N5 has not
+    save_file({k: v * 1.001 for k, v in load_file(file).items()}, file)
+    rewritten(run, "surrogates/D1-RRA", key=release.content(file.parent))
+    taught = surrogates.released(run)
+    n5, n7 = (str(arch.NANOSD[k]) for k in ("N5", "N7"))
+    found = members.aligned(run, pipe, [n5, n7], taught)
+    assert found[n5].released is not None
+    assert found[n7].how == "trained here: 3 steps of batch 2, not in the release"
+
+
+def test_aligned_networks_join_the_plan_when_their_parts_are_there(whole):
+    run, pipe = whole
+    table = releasing.plan(run, pipe, "aligned").set_index("name")
+    assert len(table) == 9 and table.state["aligned/N7"] == "there"
+    assert table.state["aligned/N2"] == "absent"

@@ -146,7 +146,8 @@ MAY = {
     "runs": BASE,
     "engine": BASE | {"runs"},
     "studies": BASE | {"runs", "engine"},
-    "recipes": LEARNED | {"learning", "restoration", "search", "hardware", "runs"},
+    "recipes": LEARNED
+    | {"learning", "restoration", "search", "hardware", "runs", "engine", "studies"},
     "views": {"paths", "paper"},
     "cli": LEARNED
     | {"learning", "restoration", "search", "hardware", "runs", "engine", "studies", "recipes"},
@@ -234,7 +235,8 @@ def recomputed(module: str) -> set[str]:
 
 
 def test_an_edit_recomputes_what_it_decides_and_no_more():
-    assert recomputed("learning.fwkd") == {f"{PACKAGE}.learning.fwkd.teach"}
+    own = {f"{PACKAGE}.learning.fwkd.{name}" for name in ("teach", "judged")}
+    assert recomputed("learning.fwkd") == own
     assert 4 <= len(recomputed("quality.tafid")) <= 6  # and the search, by its judge
     assert len(recomputed("networks.arch")) > 10  # the test sees what it counts
 

@@ -345,16 +345,3 @@ def errors(
 
 def _square(s: Tensor, t: Tensor) -> Tensor:
     return (s.float() - t.float()).pow(2).mean((1, 2, 3))
-
-
-def choices(table: pd.DataFrame) -> dict[str, tuple[str, ...]]:
-    """What each stage may be after FwKD: the original, and the codes of the table's kept rows."""
-    kept = table[table.kept]
-    return {s: (BASE[s], *kept.code[kept.stage == s]) for s in STAGES}
-
-
-def survivors(table: pd.DataFrame, keep_error: float) -> list[bool]:
-    """Which rows (stage, code, relative_error) survive FwKD: those that are accurate (the poster
-    prunes the others). The paper prints no threshold; `keep_error` is our assumption.
-    """
-    return [bool(error <= keep_error) for error in table.relative_error]

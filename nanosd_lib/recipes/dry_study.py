@@ -40,7 +40,7 @@ class Step:
 class DryStudy:
     """The study's computations, each called for one image, one step or one batch."""
 
-    student = "E1", "RA"  # the surrogate that is taught
+    student = "D1", "RA"  # the surrogate that is taught: it needs the teacher's whole pass
 
     def __init__(
         self, pipe: StableDiffusionPipeline, profile: profiles.Profile, scratch: Path

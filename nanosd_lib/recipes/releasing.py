@@ -21,9 +21,9 @@ from pathlib import Path
 import pandas as pd
 
 from nanosd_lib import paths
-from nanosd_lib.learning import fit
+from nanosd_lib.learning import fit, vae_student
 from nanosd_lib.networks import arch
-from nanosd_lib.recipes import shared, surrogates, trained
+from nanosd_lib.recipes import members, shared, slimming, surrogates, trained
 from nanosd_lib.recipes.trained import Kind, Member
 from nanosd_lib.runs import notebook, provenance, release
 from nanosd_lib.runs.notebook import Run
@@ -42,18 +42,47 @@ class Group:
 
 
 def groups(run: Run) -> list[Group]:
-    """All jobs of the release, in the order they can be done."""
-    found = []
-    kind = surrogates.Surrogates()
+    """All jobs of the release, in the order they can be done; aligned networks join when all that
+    they are made of is there.
+    """
+    return [*_surrogates(run), *_autoencoders(run), *_aligned(run)]
+
+
+def _surrogates(run: Run) -> list[Group]:
+    kind, found = surrogates.Surrogates(), []
     for part, codes in PARTS.items():
-        members = [surrogates.member(part[:2], c) for c in codes]
-        found.append(Group(f"surrogates/{part}", kind, members))
-    own = [surrogates.member("E3", c, e3_target="E3") for s, c in arch.alternatives() if s == "E3"]
+        members_ = [surrogates.member(part[:2], c) for c in codes]
+        found.append(Group(f"surrogates/{part}", kind, members_))
+    own = [surrogates.member(s, c, e3_target="E3") for s, c in arch.alternatives() if s == "E3"]
     found.append(Group("surrogates/E3-own", kind, own))
     share = run.profile.fwkd.data_fraction
     for name, few in surrogates.FEW.items():
         less = [surrogates.member(s, c, fraction=share) for s, c in few]
         found.append(Group(f"surrogates/{name}", kind, less))
+    return found
+
+
+def _autoencoders(run: Run) -> list[Group]:
+    """Slim ones of three seeds, the other layout, and the ablation: each alone."""
+    kinds = [slimming.Student("slim", s) for s in slimming.seeds(run)]
+    kinds.append(slimming.Student("tiny", kinds[0].seed))
+    for term in ("nothing", *vae_student.TERMS):
+        kinds.append(slimming.Student("slim", kinds[0].seed, term))
+    some = [(kind, kind.member(run)) for kind in kinds]
+    return [Group(m.name, kind, [m]) for kind, m in some]
+
+
+def _aligned(run: Run) -> list[Group]:
+    """The published nine, three at a time."""
+    taught = surrogates.released(run)
+    if taught is None:
+        return []
+    kind, texts = members.Aligned(taught), list(members.NAMES)
+    found = []
+    for i in range(0, len(texts), members.TOGETHER):
+        some = [members.member(text, taught) for text in texts[i : i + members.TOGETHER]]
+        name = "+".join(m.name.split("/")[1] for m in some)
+        found.append(Group(f"aligned/{name}", kind, some))
     return found
 
 

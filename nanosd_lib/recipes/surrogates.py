@@ -15,6 +15,7 @@ from nanosd_lib.learning import fwkd
 from nanosd_lib.networks import arch
 from nanosd_lib.recipes import shared, trained
 from nanosd_lib.recipes.trained import Kind, Member, Plain, Settings, Trained
+from nanosd_lib.runs import release
 from nanosd_lib.runs.cache import Later
 from nanosd_lib.runs.notebook import Artifact, Run
 from nanosd_lib.runs.provenance import canonical, text_hash
@@ -211,6 +212,15 @@ def compared(
     if all(t.settings == two.trained[k].settings for k, t in one.trained.items()):
         return one, two
     return taught(run, pipe, pairs, here=True), taught(run, pipe, pairs, **other, here=True)
+
+
+def released(run: Run) -> Taught | None:
+    """All thirty-one as they lie in the release, not confirmed; None where one is absent."""
+    try:
+        some = [trained.found(run, member(s, c)) for s, c in arch.taught()]
+    except release.Absent:
+        return None
+    return Taught({_key(t.member): t for t in some}, pd.DataFrame())
 
 
 def _alike(found: dict[str, Trained]) -> list[list[Trained]]:

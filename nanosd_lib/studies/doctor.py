@@ -26,10 +26,11 @@ BROKEN = (
     ("scipy", ">=", "1.18", "clean-fid 0.1.35 breaks on it"),
     ("torch", "==", "2.13.0", "its CPU build crashes in distillation with channels_last features"),
 )
-# gigabytes of memory, of disk, of GPU memory: measured for smoke and mini, planned for sd15
+# gigabytes of memory, of disk, of GPU memory: measured for smoke, mini and full, planned for sd15
 NEEDS = {
     "smoke": (3, 1, 0),
     "mini": (4, 2, 0),
+    "full": (4, 3, 0),
     "sd15": (32, 60, 40),
 }
 
