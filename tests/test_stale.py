@@ -10,7 +10,7 @@ import subprocess
 import pytest
 
 from nanosd_lib.paths import ROOT
-from nanosd_lib.runs import layout, profiles, provenance
+from nanosd_lib.runs import layout, profiles, provenance, release
 from nanosd_lib.studies import reference, stale
 
 PAGES = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
@@ -92,6 +92,16 @@ def test_a_budget_that_a_page_does_not_read_leaves_it_alone():
     other = profiles.load("mini", {"search.images": 4})
     five = next(p for p in PAGES if p.stem.startswith("05"))
     assert stale.ingredients(five, one) != stale.ingredients(five, other)
+
+
+def test_a_published_member_ages_the_pages_that_ask_for_its_kind(run, monkeypatch):
+    real = release.keys
+    monkeypatch.setattr(release, "keys", lambda kind: real(kind) | {f"{kind}/new": "0"})
+    found = stale.pages(run)
+    kinds = {page: [why.rpartition("/")[2] for why in whys] for page, whys in found.items()}
+    assert kinds["03_fwkd"] == ["surrogates"]
+    assert kinds["04_vae_slimming"] == ["aligned", "surrogates", "vae"]
+    assert kinds["06_family"] == ["aligned", "surrogates"] and "02_block_surgery" not in kinds
 
 
 def test_notebooks_that_came_or_went_count_as_outgrown_not_as_errors(run):

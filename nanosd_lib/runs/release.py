@@ -262,6 +262,13 @@ def names() -> list[str]:
     return sorted(p.as_posix() for p in found if not any(x.startswith(".") for x in p.parts))
 
 
+def keys(kind: str) -> dict[str, str]:
+    """The keys of all members of a kind, as their recipes say."""
+    mine = [name for name in names() if name.startswith(f"{kind}/")]
+    texts = {name: (root() / name / RECIPE).read_text(encoding="utf-8") for name in mine}
+    return {name: json.loads(text)["key"] for name, text in texts.items()}
+
+
 def listing() -> pd.DataFrame:
     """release.csv: a row for each member."""
     rows = []

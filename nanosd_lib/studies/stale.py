@@ -16,7 +16,7 @@ from typing import Any
 
 from nanosd_lib import paper, paths
 from nanosd_lib.paths import PACKAGE, ROOT
-from nanosd_lib.runs import profiles
+from nanosd_lib.runs import profiles, release
 from nanosd_lib.runs.provenance import (
     canonical,
     code_cells,
@@ -30,6 +30,11 @@ from nanosd_lib.runs.provenance import (
 
 REFERENCE = ROOT / "results" / "reference"
 DIGITS = 16  # of a hash: enough to tell two files apart
+RELEASED = {  # the recipe that asks for it: kind of member
+    f"{PACKAGE}.recipes.surrogates": "surrogates",
+    f"{PACKAGE}.recipes.members": "aligned",
+    f"{PACKAGE}.recipes.slimming": "vae",
+}
 UNREAD = ("name", "device", "threads", "notebook_minutes", "teacher")  # decide no number, or `data`
 
 
@@ -54,15 +59,16 @@ def _budgets(text: str, profile: profiles.Profile) -> dict[str, str]:
 
 
 def _data(modules: list[str], profile: profiles.Profile) -> dict[str, str]:
-    """What of `data/` those modules read: judges, photographs, what the sources print; and the
-    teacher, where a recipe can load it.
+    """What of `data/` those modules read: judges, photographs, what the sources print; the teacher,
+    where a recipe can load it; and the kinds of released members that a recipe asks for.
     """
     found = {f"data/{name}": value for name, value in data_read(modules).items()}
     found["data/paper"] = _folder(ROOT / "data" / "paper", ".csv")
     local = ROOT / profile.teacher.path
     if any(m.startswith(f"{PACKAGE}.recipes.") for m in modules) and local.is_dir():
         found[profile.teacher.path] = _folder(local)
-    return found
+    kinds = [kind for module, kind in RELEASED.items() if module in modules and profile.release]
+    return found | {f"data/nanosd-mini/{k}": text_hash(canonical(release.keys(k))) for k in kinds}
 
 
 @cache
