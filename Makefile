@@ -9,6 +9,7 @@ SLURM ?=
 SET ?=
 RUN ?= results/mini
 ONLY ?=
+ARCH ?= R RA RA | RARA RRA RRA
 FRESH ?=
 COMMIT ?=
 PYTHON ?= $(shell for p in python3.11 python3 python3.12; do \
@@ -27,7 +28,7 @@ LOCK = $(BIN)/uv pip compile --quiet --universal --generate-hashes --python-vers
 	--all-extras --custom-compile-command 'make lock' pyproject.toml -o requirements.lock
 
 .DEFAULT_GOAL := help
-.PHONY: help env test nightly reproduce run hardware dryrun sweep sweep-status doctor lab teacher reference stale compare release verify-release chaos drift slurm-test bench lock clean
+.PHONY: help env test nightly reproduce run hardware dryrun sweep sweep-status doctor lab teacher reference stale compare release verify-release judge chaos drift slurm-test bench lock clean
 
 help:  ## list the verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' Makefile
@@ -116,6 +117,9 @@ release: $(STAMP)  ## train and publish what data/nanosd-mini lacks: ONLY=surrog
 
 verify-release: $(STAMP)  ## compute every released member's witness again: ONLY=surrogates/E1
 	@$(CLI) verify-release --only '$(ONLY)'
+
+judge: $(STAMP)  ## a network of your own, assembled and judged: ARCH="R RA RA | RARA RRA RRA"
+	@$(CLI) judge --arch '$(ARCH)'
 
 chaos: $(STAMP)  ## break a smoke run in every way we know, and count what is lost (24 minutes)
 	@$(BIN)/python tests/chaos.py

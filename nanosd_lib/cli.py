@@ -40,6 +40,7 @@ MAINS = {  # verb: module of this library, what it does
     ),
     "release": ("recipes.releasing", "train and publish what data/nanosd-mini lacks: --only"),
     "verify-release": ("recipes.releasing", "compute every released member's witness again"),
+    "judge": ("recipes.own_network", "a network of your own, assembled and judged: --arch"),
     "drift": ("studies.drift", "the smoke run with one thread and with two, compared"),
 }
 

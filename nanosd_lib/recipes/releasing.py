@@ -93,8 +93,9 @@ PARTS |= {"D1a": ["RARA", "RR", "R"], "D1b": [c for c in D1 if c not in ("RARA",
 
 
 def plan(run: Run, pipe, only: str = "") -> pd.DataFrame:
-    """name, group, state (absent, behind, damaged, there), why: of each member of the group `only`,
-    else of each whose name begins so.
+    """name, group, state, why: of each member of the group `only`, else of each whose name begins
+    so. A member is absent, behind, damaged or there; one that waits for its parts, or that no
+    recipe makes (an orphan), has no group.
     """
     rows, some = [], groups(run)
     alone = only in [g.name for g in some]
@@ -107,7 +108,10 @@ def plan(run: Run, pipe, only: str = "") -> pd.DataFrame:
     known = {m.name for g in groups(run) for m in g.members}
     for name in release.names():
         if name not in known and name.startswith(only):
-            rows.append({"name": name, "group": "", "state": "orphan", "why": "no recipe makes it"})
+            what = ("orphan", "no recipe makes it")
+            if name.startswith("aligned/") and not any(m.startswith("aligned/") for m in known):
+                what = ("waits", "surrogates that it is made of are absent")
+            rows.append({"name": name, "group": "", "state": what[0], "why": what[1]})
     return pd.DataFrame(rows, columns=["name", "group", "state", "why"])
 
 

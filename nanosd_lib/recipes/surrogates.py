@@ -223,6 +223,17 @@ def released(run: Run) -> Taught | None:
     return Taught({_key(t.member): t for t in some}, pd.DataFrame())
 
 
+def there(run: Run, pipe) -> Taught:
+    """What is at hand without training: the release's, where the run takes from it, else all as the
+    profile teaches them.
+    """
+    if not trained.asked(run):
+        return taught(run, pipe)
+    held = release.keys("surrogates")
+    pairs = [(s, c) for s, c in arch.taught() if member(s, c).name in held]
+    return taught(run, pipe, pairs)
+
+
 def _alike(found: dict[str, Trained]) -> list[list[Trained]]:
     """Those of the same settings and origin together."""
     groups: dict[str, list[Trained]] = {}
@@ -238,14 +249,15 @@ def _where(run: Run, pipe, some: Sequence[Trained]):
 
 
 def nets(pipe: StableDiffusionPipeline, *taught: Taught) -> nn.ModuleDict:
-    """All thirty-one with the weights of one FwKD run, or of several, the later ones winning; of
-    none: cut out of the teacher, with nothing taught.
+    """Those that were taught, with the weights of one FwKD run or of several, the later ones
+    winning; of none: all thirty-one cut out of the teacher, with nothing taught.
     """
     if not taught:
         cut = fwkd.surrogates(pipe.unet, arch.taught())
         return cut.eval().requires_grad_(False)
     weights = {k: v for t in taught for k, v in t.weights.items()}
-    return fwkd.load(pipe.unet, arch.taught(), weights)
+    keys = dict.fromkeys(k for t in taught for k in t.trained)
+    return fwkd.load(pipe.unet, [k.split(":") for k in keys], weights)
 
 
 def later(pipe: StableDiffusionPipeline, *taught: Taught) -> Later:
