@@ -111,9 +111,11 @@ def family(n2=10.0):
     rows = [("NanoSD2", 30.0, n2), ("TinySD", 20.0, 8.0)]
     kept = [
         {"model": m, **interval("tafid_assembled", b), **interval("tafid_aligned", a)}
+        | interval("cosine_aligned", 1 / a)
         for m, b, a in rows
     ]
-    return pd.DataFrame(kept).assign(floor=2.6)
+    control = interval("cosine_floor", 0.11)
+    return pd.DataFrame(kept).assign(floor=2.6, **control)
 
 
 def prior(two=0.3, diversity=1.0):
@@ -169,6 +171,11 @@ CASES = {
         lambda: readings.less_data(amounts()),
         lambda: readings.less_data(amounts(0.4)),
         ["1.50 times as large", "2.50 times as large"],
+    ),
+    "drawn": (
+        lambda: readings.drawn(family(), "aligned"),
+        lambda: readings.drawn(family(50.0), "aligned"),
+        ["least NanoSD2 (0.10)", "NanoSD2 surely less like it"],
     ),
     "survivors": (
         lambda: readings.survivors(surrogates(), 0.5),

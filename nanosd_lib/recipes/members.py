@@ -163,9 +163,12 @@ def family(run: Run, pipe, models: dict[str, str], before: dict, after: dict, fl
     table.insert(2, "params", counting.counts(archs, counting.on_meta(pipe.unet)).params.to_numpy())
     for when, scored in (("assembled", before), ("aligned", after)):
         for end in ("", "_low", "_high"):
-            table[f"tafid_{when}{end}"] = [scored[n]["scores"][f"tafid{end}"] for n in table.name]
-    table["cosine_aligned"] = [after[n]["scores"]["cosine"] for n in table.name]
+            for of in ("tafid", "cosine"):
+                seen = [scored[n]["scores"][f"{of}{end}"] for n in table.name]
+                table[f"{of}_{when}{end}"] = seen
     table["floor"], table["protocol"] = floor["tafid"], floor["protocol"]
+    for end in ("", "_low", "_high"):
+        table[f"cosine_floor{end}"] = floor[f"cosine{end}"]
     table["model"] = [paper.paper_name(n) for n in table.name]
     printed = paper.family()[["model", "params_m", "tafid", "htp_ms", "ane_ms"]]
     printed = printed.add_suffix("_paper").rename(columns={"model_paper": "model"})

@@ -275,6 +275,29 @@ def aligned(family: pd.DataFrame, prior: pd.DataFrame, steps: int) -> str:
     )
 
 
+def drawn(family: pd.DataFrame, when: str) -> str:
+    """What the grid of pictures shows (family.csv), when "assembled" or "aligned": by the cosine of
+    image features to the teacher's own picture of the same prompt and noise, beside that of the
+    teacher with other noise.
+    """
+    cosine, low, high = (family[f"cosine_{when}{end}"] for end in ("", "_low", "_high"))
+    other = family.cosine_floor.iloc[0]
+    near = family.model[low > family.cosine_floor_high]
+    far = family.model[high < family.cosine_floor_low]
+    best, worst = family.model[cosine.idxmax()], family.model[cosine.idxmin()]
+    closer = f"{listed(list(near))} surely draw" if len(near) else "No network surely draws"
+    gone = (
+        f"; {listed(list(far))} surely less like it than another picture of the same prompt"
+        if (len(far))
+        else ""
+    )
+    return (
+        f"{closer} the teacher's own picture, closer to it than the teacher with other noise"
+        f" (cosine {other:.2f}){gone}. Most like it draws {best} ({cosine.max():.2f}), least"
+        f" {worst} ({cosine.min():.2f})."
+    )
+
+
 def what_is_kept(prior: pd.DataFrame) -> str:
     """The measures of prior.csv that are surely the teacher's, and those that surely are not."""
     ratios = prior[prior.model == "ratio"].set_index("measure")
