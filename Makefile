@@ -28,7 +28,7 @@ LOCK = $(BIN)/uv pip compile --quiet --universal --generate-hashes --python-vers
 	--all-extras --custom-compile-command 'make lock' pyproject.toml -o requirements.lock
 
 .DEFAULT_GOAL := help
-.PHONY: help env test nightly reproduce run hardware dryrun sweep sweep-status doctor lab teacher reference stale compare release verify-release judge chaos drift slurm-test bench lock clean
+.PHONY: help env test nightly reproduce quick run hardware dryrun sweep sweep-status doctor lab teacher reference stale compare release verify-release judge chaos drift slurm-test bench lock clean
 
 help:  ## list the verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' Makefile
@@ -76,6 +76,9 @@ nightly: $(STAMP)  ## what takes longer: two whole smoke studies compared, byte 
 
 reproduce: $(STAMP)  ## execute every notebook: PROFILE=mini SEED=0
 	@$(CLI) reproduce $(CHOICE)
+
+quick: $(STAMP)  ## two minutes: the same prompts through the teacher and NanoSD 2
+	@$(CLI) quick
 
 run: $(STAMP)  ## execute one notebook: NB=03 PROFILE=mini
 	@$(CLI) run --nb '$(NB)' $(CHOICE)

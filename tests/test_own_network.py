@@ -60,7 +60,7 @@ def test_a_network_is_judged_beside_those_that_can_be(tmp_path, monkeypatch):
     assert found.network.to_list() == ["yours", "N7"]
     assert (found.tafid_low <= found.tafid).all() and (found.ms_low <= found.ms_high).all()
     assert found.params[0] > found.params[1] and len(made["yours"]["pictures"]["pictures"]) == 4
-    image = own_network._sheet(
+    image = own_network.sheet(
         [against["pictures"]["teacher"], made["yours"]["pictures"]["pictures"]]
     )
     assert image.size == (4 * 64 * 3, 2 * 64 * 3)

@@ -125,14 +125,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     run.table("judge", table)
     path = folder / "judge.png"
     mine = made[YOURS]["pictures"]["pictures"]
-    _sheet([against["pictures"]["teacher"][:4], mine[:4]]).save(path)
+    sheet([against["pictures"]["teacher"][:4], mine[:4]]).save(path)
     shown = ["network", "params", "gmac", "ms_median", "tafid", "tafid_low", "tafid_high"]
     print(table[shown].to_string(index=False, float_format="{:.4g}".format))
     print(f"\n{said(table)}\npictures, above the teacher's: {paths.shown(path)}")
     return 0
 
 
-def _sheet(rows: Sequence[Tensor], times: int = 3) -> Image.Image:
+def sheet(rows: Sequence[Tensor], times: int = 3) -> Image.Image:
     """Rows of pictures (N, 3, H, W) in [-1, 1] as one image, each pixel so many wide."""
     x = torch.cat([torch.cat(list(row), 2) for row in rows], 1).permute(1, 2, 0)
     pixels = ((x + 1) * 127.5).round().clamp(0, 255).byte().cpu().numpy()
