@@ -10,6 +10,7 @@ import contextlib
 import json
 import math
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -22,10 +23,8 @@ from nanosd_lib.rules import Decided, Explanation, Guard, Name, Strict, Words
 
 DATA = Path(__file__).parents[1] / "data" / "paper"
 TEXT = "E1 E2 E3 E4 M D4 D3 D2 D1 printed_D3 printed_D2 printed_D1 note".split()
-COLUMNS = (
-    "id step statement source evidence paper ours low high n seeds unit backend elsewhere guards"
-    " protocol rule verdict notebook why"
-).split()
+COLUMNS = """id step statement source evidence paper ours low high n seeds unit backend elsewhere
+    guards protocol rule verdict notebook why""".split()
 VERDICTS = ("fails", "differs", "undecided", "holds", "reproduced", "not run")  # worst news first
 Evidence = Literal["trained", "timed", "compiled", "counted", "arithmetic", "restated"]
 EVIDENCE: tuple[Evidence, ...] = get_args(Evidence)
@@ -161,22 +160,24 @@ def elsewhere() -> pd.DataFrame:
 
 def claims(path: Path = DATA / "claims.yaml") -> list[Claim]:
     """Every claim of the three sources; an error names the file, the claim and the field."""
-    found = [
-        _claim(raw, path.name, i)
-        for i, raw in enumerate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    ]
+    return list(_claims(path.read_text(encoding="utf-8"), path.name))
+
+
+@cache  # a third of a second: a study asks for them at every page
+def _claims(text: str, name: str) -> tuple[Claim, ...]:
+    found = [_claim(raw, name, i) for i, raw in enumerate(yaml.safe_load(text))]
     ids = [claim.id for claim in found]
     if twice := sorted({i for i in ids if ids.count(i) > 1}):
-        raise ValueError(f"{path.name}: claim '{twice[0]}': field 'id': used more than once")
-    return found
+        raise ValueError(f"{name}: claim '{twice[0]}': field 'id': used more than once")
+    return tuple(found)
 
 
 def _claim(raw: object, name: str, position: int) -> Claim:
     try:
         return Claim.model_validate(raw)
     except ValidationError as err:
-        first = err.errors()[0]
-        label = raw.get("id", f"#{position + 1}") if isinstance(raw, dict) else f"#{position + 1}"
+        first, label = err.errors()[0], f"#{position + 1}"
+        label = raw.get("id", label) if isinstance(raw, dict) else label
         field = ".".join(map(str, first["loc"])) or "rule, value, passes, fails"
         raise ValueError(f"{name}: claim '{label}': field '{field}': {first['msg']}") from None
 
@@ -209,9 +210,8 @@ def verdict(claim: Claim, record: Record | None) -> tuple[str, str]:
     if found == "across":
         said = f"the interval {low:.3g} to {high:.3g} crosses the bound ({claim.rule})"
         n = 0 if claim.count else record.n or 0
-        return "undecided", said + rules.would_decide(
-            claim.rule, record.value, low, high, n, printed
-        )
+        more = rules.would_decide(claim.rule, record.value, low, high, n, printed)
+        return "undecided", said + more
     return (good if found == "inside" else bad), ""
 
 
