@@ -101,19 +101,13 @@ def curves(table: pd.DataFrame, constant: dict[str, float]) -> Figure:
     for ax, stage in zip(axes.flat, stages, strict=False):
         mine = table[table.surrogate.str.startswith(stage + ":")]
         ends = mine.groupby("surrogate").relative_error.last().sort_values()
-        for k, (name, end) in enumerate(ends.items()):
+        for k, name in enumerate(ends.index):
             rows = mine[mine.surrogate == name]
-            how = dict(marker="o", ms=2.5, lw=1.2, color=f"C{k}")
-            ax.plot(rows.step, rows.relative_error, **how)
-            near = (rows.step.max(), end)  # names side by side where lines end close together
-            place = (3, -2) if k % 2 == 0 else (34, -2)
-            ax.annotate(
-                str(name).split(":")[1], near, place, textcoords="offset points", fontsize=6,
-                color=f"C{k}",
-            )  # fmt: skip
+            ax.plot(rows.step, rows.relative_error, marker="o", ms=2.5, lw=1.2, color=f"C{k}")
         ax.axhline(constant[stage], color="black", lw=0.8, ls="--")
-        ax.set(title=stage, yscale="log", xlim=(None, mine.step.max() * 1.45))
+        ax.set(title=stage, yscale="log", xlim=(None, mine.step.max() * 1.4))
         plain(ax)
+        _name_ends(ax, {str(k).split(":")[1]: v for k, v in ends.items()}, mine.step.max())
     for ax in axes[-1]:
         ax.set_xlabel("steps")
     for ax in axes[:, 0]:
@@ -122,6 +116,26 @@ def curves(table: pd.DataFrame, constant: dict[str, float]) -> Figure:
         ax.axis("off")
     fig.tight_layout()
     return fig
+
+
+def _name_ends(ax: plt.Axes, ends: dict[str, float], x: float, gap: float = 0.065) -> None:
+    """Names of lines on a logarithmic y beside their ends (name -> end, rising) at x, each led to
+    its line, no two nearer than so much of the axis.
+    """
+    low, high = np.log(ax.get_ylim())
+    want = (np.log(list(ends.values())) - low) / (high - low)
+    place = want.copy()
+    for k in range(1, len(place)):
+        place[k] = max(place[k], place[k - 1] + gap)
+    place[-1] = min(place[-1], 0.97)
+    for k in range(len(place) - 2, -1, -1):
+        place[k] = min(place[k], place[k + 1] - gap)
+    for k, (name, y) in enumerate(zip(ends, np.exp(low + place * (high - low)), strict=True)):
+        lead = dict(arrowstyle="-", lw=0.5, color=f"C{k}", shrinkA=0, shrinkB=0)
+        ax.annotate(
+            name, (x, ends[name]), (1.09 * x, y), fontsize=6.5, va="center", color=f"C{k}",
+            arrowprops=lead,
+        )  # fmt: skip
 
 
 def scatter(
