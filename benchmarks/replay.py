@@ -51,7 +51,7 @@ def main() -> None:
                 [sys.executable, "-c", SCRIPT, only, threads],
                 env=os.environ | where | variables,
                 capture_output=True,
-                text=True,
+                encoding="utf-8",
                 check=True,
             )
         line = next(s for s in done.stdout.splitlines() if s.startswith("ROW,"))

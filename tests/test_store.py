@@ -16,10 +16,12 @@ import matplotlib
 matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from safetensors.numpy import save
 
 import nanosd_lib
 from nanosd_lib import paths
@@ -84,7 +86,7 @@ def teacher(tmp_path):
     """The smallest folder that passes for a teacher; returns the overrides that name it."""
     folder = tmp_path / "teacher"
     (folder / "unet").mkdir(parents=True)
-    (folder / "unet" / "w.safetensors").write_bytes(b"weights")
+    (folder / "unet" / "w.safetensors").write_bytes(save({"w": np.ones(2)}))
     index = {"_class_name": "P", "unet": ["diffusers", "U"], "safety_checker": [None, None]}
     (folder / "model_index.json").write_text(json.dumps(index))
     return {"teacher.path": str(folder), "device": "cpu"}
@@ -413,7 +415,7 @@ def test_the_teachers_key_is_the_hash_of_its_files(run, tmp_path, teacher):
     (tmp_path / "teacher" / ".hidden").write_text("x")
     other = notebook.open_run("02_toy", "smoke", 0, teacher)
     assert other.teacher_key == run.teacher_key == notebook.teacher_hash(run.teacher)
-    (tmp_path / "teacher" / "unet" / "w.safetensors").write_bytes(b"weightz")
+    (tmp_path / "teacher" / "unet" / "w.safetensors").write_bytes(save({"w": np.zeros(2)}))
     assert notebook.teacher_hash(run.teacher) != run.teacher_key
 
 

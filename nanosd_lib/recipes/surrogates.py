@@ -215,10 +215,12 @@ def compared(
 
 
 def released(run: Run) -> Taught | None:
-    """All thirty-one as they lie in the release, not confirmed; None where one is absent."""
+    """All thirty-one as they lie in the release, not confirmed; None where one is absent, or
+    damaged.
+    """
     try:
         some = [trained.found(run, member(s, c)) for s, c in arch.taught()]
-    except release.Absent:
+    except (release.Absent, release.Refused):
         return None
     return Taught({_key(t.member): t for t in some}, pd.DataFrame())
 
