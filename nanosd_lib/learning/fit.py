@@ -51,11 +51,6 @@ def rng(seed: int, step: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed * 1_000_003 + step)
 
 
-def step_of(g: torch.Generator, seed: int) -> int:
-    """The step that a generator of `rng` belongs to."""
-    return g.initial_seed() - seed * 1_000_003
-
-
 def _cosine(step: int, steps: int, warmup: int | None = None) -> float:
     """Learning-rate factor: a linear warm-up of 200 steps or a fifth of all, then a half cosine to
     2 %.
