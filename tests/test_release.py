@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 
 from nanosd_lib import paths
 from nanosd_lib.learning import fit, fwkd
-from nanosd_lib.networks import arch, surgery
-from nanosd_lib.recipes import members, releasing, shared, slimming, surrogates, trained
+from nanosd_lib.networks import arch, pipeline, surgery
+from nanosd_lib.recipes import drawn, members, releasing, shared, slimming, surrogates, trained
 from nanosd_lib.runs import notebook, provenance, release
 from nanosd_lib.runs.release import Absent, Refused
 
@@ -447,3 +447,85 @@ def test_aligned_networks_join_the_plan_when_their_parts_are_there(whole, monkey
     monkeypatch.setattr(members, "NAMES", {text: members.NAMES[text] for text in PAIR})
     table = releasing.plan(run, pipe, "aligned").set_index("name")
     assert table.state.to_dict() == {"aligned/N5": "there", "aligned/N7": "there"}
+
+
+# ----------------------------------------------------------------------------------- drawn pictures
+N5 = PAIR[0]
+
+
+def judged(run, pipe, text=N5):
+    """The teacher's side and one assembled network's, as pages ask for them."""
+    taught = parts(run)
+    against = shared.reference(run, pipe, run.profile.search.images)
+    judge = shared.judge(run, pipe, surrogates.later(pipe, taught), against, [taught.key])
+    return against, judge(arch=text)
+
+
+def shipped(run, pipe) -> list[str]:
+    """What a run drew, put into the release."""
+    judged(run, pipe)
+    return drawn.publish(run, {parts(run).key}, None)
+
+
+def test_drawn_pictures_are_shipped_and_only_the_first_are_drawn_again(
+    whole, tmp_path, monkeypatch
+):
+    run, pipe = whole
+    run = open_run(monkeypatch, tmp_path, **{"search.images": 20})
+    assert shipped(run, pipe) == ["drawn/assembled-0", "drawn/teacher-0"]
+    assert shipped(run, pipe) == []  # once
+    before = judged(run, pipe)[1]["features"]["features"]
+    other = open_run(monkeypatch, tmp_path / "empty", **{"search.images": 20})
+    monkeypatch.setenv("NANOSD_RELEASE", str(tmp_path / "release"))
+    count: list[int] = []
+    real = pipeline.generate
+    monkeypatch.setattr(
+        pipeline, "generate", lambda p, some, *rest: count.append(len(some)) or real(p, some, *rest)
+    )
+    against, made = judged(other, pipe)
+    assert count == [16, 16, 16]  # the teacher's, those of other noise, the network's
+    assert len(made["features"]["features"]) == 20
+    torch.testing.assert_close(made["features"]["features"], before, rtol=1e-3, atol=1e-3)
+    count.clear()
+    judged(other, pipe, PAIR[1])  # which nobody drew
+    assert sum(count) == 20
+
+
+def test_shipped_features_of_other_pictures_are_refused(whole, tmp_path, monkeypatch):
+    """Those of another network under this one's label, with hashes that are right."""
+    run, pipe = whole
+    assert shipped(run, pipe) == ["drawn/assembled-0", "drawn/teacher-0"]
+    file = release.root() / "drawn/assembled-0" / release.WEIGHTS
+    mine = load_file(file)
+    teachers = load_file(release.root() / "drawn/teacher-0" / release.WEIGHTS)
+    (other,) = (v for k, v in teachers.items() if k.startswith("other"))
+    save_file({k: other for k in mine}, file)
+    rewritten(run, "drawn/assembled-0", key=release.content(file.parent))
+    with pytest.raises(ValueError, match="pictures drawn again are not those"):
+        judged(run, pipe)
+    table = releasing.verify(run, pipe, "drawn/teacher").set_index("name")
+    assert table.state.to_dict() == {"drawn/teacher-0": "confirmed"}
+
+
+def test_features_of_other_parts_sampling_or_teacher_are_not_asked_for(
+    whole, tmp_path, monkeypatch
+):
+    run, pipe = whole
+    shipped(run, pipe)
+    how, n, taught = shared.sampling(run)["how"], run.profile.search.images, parts(run)
+    assert set(drawn.known(run, "score", how, n, [taught.key]).features) == {N5}
+    nothing = [
+        drawn.known(run, "score", how, n, ["0" * 64]),
+        drawn.known(run, "score", how, n + 1, [taught.key]),
+        drawn.known(run, "score", how.but(steps=how.steps + 1), n, [taught.key]),
+        drawn.known(run, "score", how.but(seed=1), n, [taught.key]),
+        drawn.known(open_run(monkeypatch, tmp_path, release=False), "score", how, n, [taught.key]),
+    ]
+    assert not any(k.features for k in nothing)
+
+
+def test_what_another_code_drew_is_not_shipped(whole, monkeypatch):
+    run, pipe = whole
+    judged(run, pipe)
+    monkeypatch.setattr(provenance, "hash_of", lambda module: "another")
+    assert drawn.publish(run, {parts(run).key}, None) == []

@@ -49,10 +49,11 @@ def judge(
     t: int,
     how: Sampling,
     mine: folder.Photographs | None = None,
+    known: Tensor | None = None,
 ) -> dict:
     """tAFID and cosine of a pipeline as it stands, `denoised` (psnr) and its first images; `arch`
-    is what its U-Net was assembled as.
+    is what its U-Net was assembled as; `known`: features of its images, drawn once before.
     """
-    scores, kept = tafid.score(pipe.unet, pipe, teacher_features, how)
+    scores, kept = tafid.score(pipe.unet, pipe, teacher_features, how, known=known)
     each = denoised(pipe, heldout, t, how.seed, mine)
     return {"scores": scores | {"arch": arch}, "psnr": {"psnr": each}, **kept}

@@ -19,6 +19,7 @@ from nanosd_lib.networks.pipeline import Sampling
 from nanosd_lib.paths import ROOT
 from nanosd_lib.quality import judges, metrics
 
+UNLIKE = 0.02  # how far features of a picture drawn again may lie from those of before
 INCEPTION = Path("/tmp/inception-2015-12-05.pt")  # where clean-fid 0.1.35 keeps its weights
 
 
@@ -76,10 +77,23 @@ def looked_at(
     how: Sampling,
     desc: str = "images",
     keep: int = 16,
+    known: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Features (N, D) of `generate`'s images and the first `keep` of them: no more are held than a
     batch at a time.
+
+    Where features of the same images are `known`, the first `keep` alone are drawn, and must look
+    as they did: ValueError where one of them does not.
     """
+    if known is not None:
+        seen_again, kept_again = looked_at(pipe, prompts[:keep], how, desc, keep)
+        apart = unlike(seen_again, known[:keep])
+        if not apart < UNLIKE:
+            raise ValueError(
+                f"{desc}: pictures drawn again are not those whose features are shipped (they lie"
+                f" {apart:.2g} apart, at most {UNLIKE:g} is the arithmetic of another machine)"
+            )
+        return known.double(), kept_again
     z = pipeline.noise(pipe, len(prompts), how.seed)
     look = extractor(how.features, pipe.device)
     seen, kept = [], []
@@ -89,6 +103,16 @@ def looked_at(
         seen.append(features(look, made))
         kept.append(made[: max(0, keep - i)])
     return torch.cat(seen), torch.cat(kept)
+
+
+def unlike(a: Tensor, b: Tensor) -> float:
+    """The largest distance of paired features (N, D), relative to their length; NaN for those that
+    are no pairs.
+    """
+    if a.shape != b.shape:
+        return float("nan")
+    a, b = a.double(), b.double()
+    return float(((a - b).norm(dim=1) / b.norm(dim=1)).max())
 
 
 @torch.no_grad()

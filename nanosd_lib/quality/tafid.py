@@ -6,7 +6,7 @@ The plain name tAFID is kept for Inception features; numbers over other features
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
@@ -48,14 +48,15 @@ def reference(
     pipe: StableDiffusionPipeline,
     images: int,
     how: Sampling,
+    known: Mapping[str, Tensor] | None = None,
 ) -> dict:
     """The teacher's side of tAFID: features of its images, and of the same prompts from other noise
-    (the floor).
+    (the floor). `known`: those features, by the names they have in the result.
     """
-    prompts = splits.prompts(images, how.seed)
-    f, pictures = extractors.looked_at(pipe, prompts, how, "teacher")
-    again = how.but(seed=how.seed + 50_000)
-    g, other = extractors.looked_at(pipe, prompts, again, "teacher, other noise")
+    prompts, have = splits.prompts(images, how.seed), known or {}
+    f, pictures = extractors.looked_at(pipe, prompts, how, "teacher", known=have.get("teacher"))
+    again, said = how.but(seed=how.seed + 50_000), "teacher, other noise"
+    g, other = extractors.looked_at(pipe, prompts, again, said, known=have.get("other"))
     return {
         "features": {"teacher": f, "other": g},
         "pictures": {"teacher": pictures, "other": other},
@@ -74,14 +75,15 @@ def score(
     teacher_features: Tensor,
     how: Sampling,
     keep: int = 16,
+    known: Tensor | None = None,
 ) -> tuple[dict[str, float], dict[str, dict[str, Tensor]]]:
     """tAFID and paired cosine of a U-Net against the teacher's features, with their intervals; and
     what an artifact keeps beside them: `features` (N, D), from which ratios of two networks get
-    theirs, and the first `pictures`.
+    theirs, and the first `pictures`. `known`: the features of its pictures, drawn once before.
     """
     prompts = splits.prompts(len(teacher_features), how.seed)
     drawn = pipeline.with_parts(pipe, unet=unet)
-    f, pictures = extractors.looked_at(drawn, prompts, how, "student", keep)
+    f, pictures = extractors.looked_at(drawn, prompts, how, "student", keep, known)
     scores = uncertainty.frechet(f, teacher_features).named("tafid")
     kept = {"features": {"features": f}, "pictures": {"pictures": pictures}}
     return scores | _cosine(f, teacher_features).named("cosine"), kept
@@ -98,12 +100,13 @@ def score_arch(
     surrogates: nn.ModuleDict,
     teacher_features: Tensor,
     how: Sampling,
+    known: Mapping[str, Tensor] | None = None,
 ) -> dict:
     """`score` of the network assembled from trained surrogates, without any training (paper, search
     step).
     """
     net = surgery.assemble(Arch.parse(arch), pipe.unet, surrogates)
-    return score_net(arch, pipe, net, teacher_features, how)
+    return score_net(arch, pipe, net, teacher_features, how, known)
 
 
 def score_net(
@@ -112,7 +115,8 @@ def score_net(
     net: UNet2DConditionModel,
     teacher_features: Tensor,
     how: Sampling,
+    known: Mapping[str, Tensor] | None = None,
 ) -> dict:
-    """`score` of that network as a computation's values."""
-    scores, kept = score(net, pipe, teacher_features, how)
+    """`score` of that network as a computation's values; `known`: features by arch."""
+    scores, kept = score(net, pipe, teacher_features, how, known=(known or {}).get(arch))
     return {"scores": scores | {"arch": arch}, **kept}

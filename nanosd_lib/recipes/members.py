@@ -15,7 +15,7 @@ from nanosd_lib.hardware import timing
 from nanosd_lib.learning import align
 from nanosd_lib.networks import arch, counting, pipeline, surgery
 from nanosd_lib.quality import following, prior, tafid, uncertainty
-from nanosd_lib.recipes import shared, standin, surrogates, trained
+from nanosd_lib.recipes import drawn, shared, standin, surrogates, trained
 from nanosd_lib.recipes.surrogates import Taught
 from nanosd_lib.recipes.trained import Kind, Member, Plain, Settings, Trained
 from nanosd_lib.runs.cache import Later
@@ -131,11 +131,14 @@ def aligned(run: Run, pipe, archs: Iterable[str], taught: Taught) -> dict[str, T
 
 def judged(run: Run, pipe, t: Trained, against: Artifact, draw: int = 0) -> Artifact:
     """tAFID, cosine, features and pictures of an aligned network."""
+    text, how, images = t.member.what["arch"], shared.sampling(run, draw), shared.images(against)
+    seen = drawn.known(run, "score-aligned", how["how"], images, [t.key])
     return run.cached(
         "score-aligned",
         tafid.score_net,
-        {"arch": t.member.what["arch"], **shared.sampling(run, draw)},
-        [run.teacher_key, against, t.key],
+        {"arch": text, **how},
+        [run.teacher_key, against, t.key, *seen.keys(text)],
+        known=seen.features,
         quiet=True,
         pipe=pipe,
         net=Later(lambda: network(pipe, t)),

@@ -23,7 +23,7 @@ import pandas as pd
 from nanosd_lib import paths
 from nanosd_lib.learning import fit, vae_student
 from nanosd_lib.networks import arch
-from nanosd_lib.recipes import members, shared, slimming, surrogates, trained
+from nanosd_lib.recipes import drawn, members, shared, slimming, standin, surrogates, trained
 from nanosd_lib.recipes.trained import Kind, Member
 from nanosd_lib.runs import notebook, provenance, release
 from nanosd_lib.runs.notebook import Run
@@ -107,6 +107,8 @@ def plan(run: Run, pipe, only: str = "") -> pd.DataFrame:
                 rows.append({"name": m.name, "group": group.name, "state": state, "why": why})
     known = {m.name for g in groups(run) for m in g.members}
     for name in release.names():
+        if name.startswith(f"{drawn.HOME}/"):
+            continue  # whoever reads it asks for its networks one by one
         if name not in known and name.startswith(only):
             what = ("orphan", "no recipe makes it")
             if name.startswith("aligned/") and not any(m.startswith("aligned/") for m in known):
@@ -134,7 +136,7 @@ def make(group: str, profile: str, commit: str | None) -> dict:
     (g,) = [g for g in groups(run) if g.name == group]
     made = g.kind.train(run, pipe, g.members, g.kind.settings(run, pipe), None)
     found = trained.publish(run, pipe, g.kind, g.members, made, commit)
-    return {"published": {f.recipe.name: f.recipe.witness.heldout for f in found}}
+    return {"published": [f.recipe.name for f in found]}
 
 
 def _open(profile: str):
@@ -146,7 +148,7 @@ def _open(profile: str):
 
 def verify(run: Run, pipe, only: str = "", steps: int = fit.FIRST) -> pd.DataFrame:
     """name, steps, difference, said of each member: its files, its data, its first losses and its
-    held-out error, computed again.
+    held-out error, computed again; of drawn pictures, the first of each network drawn again.
     """
     rows = []
     for group in groups(run):
@@ -163,7 +165,37 @@ def verify(run: Run, pipe, only: str = "", steps: int = fit.FIRST) -> pd.DataFra
             rows.append(
                 {"name": t.member.name} | _confirmed(run, pipe, group.kind, found, t, steps)
             )
+    rows += [_drawn_again(run, pipe, n) for n in _drawn_sets() if n.startswith(only)]
     return pd.DataFrame(rows, columns=["name", "state", "steps", "difference", "said"])
+
+
+def _drawn_sets() -> list[str]:
+    return [name for name in release.names() if name.startswith(f"{drawn.HOME}/")]
+
+
+def _drawn_again(run: Run, pipe, name: str) -> dict:
+    """The first pictures of every network of a set, drawn again as the pages do it."""
+    kind, seed = name.split("/")[1].rsplit("-", 1)
+    draw = int(seed) // 10_000
+    try:
+        asked = release.read(name).recipe.asked
+        against = shared.reference(run, pipe, asked["images"], draw)
+        n = len(against["features"])
+        if kind in ("removed", "one-R"):
+            n = len(standin.without(run, pipe, kind.replace("-", " "))["features"])
+        if kind == "assembled" and (taught := surrogates.released(run)):
+            how, nets = shared.sampling(run, draw)["how"], surrogates.later(pipe, taught)
+            judge = shared.judge(run, pipe, nets, against, [taught.key], draw)
+            known = drawn.known(run, "score", how, asked["images"], [taught.key])
+            n = len([judge(arch=text) for text in known.features])
+        if kind == "aligned":
+            some = [m for g in _aligned(run) for m in g.members if m.name in release.names()]
+            n = len([members.judged(run, pipe, trained.found(run, m), against, draw) for m in some])
+    except (ValueError, LookupError) as error:
+        return {"name": name, "state": "refused", "said": str(error)}
+    if kind == "codesign":
+        return {"name": name, "state": "read", "said": "notebook 04 draws them again"}
+    return {"name": name, "state": "confirmed", "said": f"{n} networks drawn again"}
 
 
 def _confirmed(run, pipe, kind, found, t, steps) -> dict:
@@ -197,6 +229,8 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _release(run: Run, pipe, args: argparse.Namespace) -> int:
+    if args.only.startswith(drawn.HOME):
+        return _ship(run)
     table = plan(run, pipe, args.only)
     print(table.drop(columns="group").to_string(index=False))
     todo = table[table.group != ""]
@@ -218,6 +252,16 @@ def _release(run: Run, pipe, args: argparse.Namespace) -> int:
             print(f"{e.job.description['group']}: {e.error}", file=sys.stderr)
     print(f"{paths.shown(release.root())}: commit what is new in it")
     return int(any(e.error for e in ended))
+
+
+def _ship(run: Run) -> int:
+    """What pages have drawn of members of the release, from the store."""
+    parts = {key for kind in ("aligned", "vae") for key in release.keys(kind).values()}
+    taught = surrogates.released(run)
+    parts |= set() if taught is None else {taught.key}
+    grown = drawn.publish(run, parts, os.environ[COMMIT] or None)
+    print("\n".join(grown) or "the store holds nothing that is not shipped: run the pages first")
+    return 0
 
 
 def _nothing(ended: jobs.Ended) -> None:

@@ -18,6 +18,7 @@ from nanosd_lib.data import folder, splits
 from nanosd_lib.networks import pipeline
 from nanosd_lib.quality import tafid
 from nanosd_lib.quality.uncertainty import Interval
+from nanosd_lib.recipes import drawn
 from nanosd_lib.runs import layout, provenance
 from nanosd_lib.runs.cache import Later, Repeated
 from nanosd_lib.runs.notebook import Artifact, Run
@@ -126,9 +127,13 @@ def heldout_batches(
 
 def reference(run: Run, pipe: StableDiffusionPipeline, images: int, draw: int = 0) -> Artifact:
     """The teacher's side of tAFID for that many images."""
-    params = {"images": images, **sampling(run, draw)}
-    keys = [run.teacher_key]
-    return run.cached("reference", tafid.reference, params, keys, quiet=True, pipe=pipe)
+    how = sampling(run, draw)
+    seen = drawn.known(run, "reference", how["how"], images)
+    keys = [run.teacher_key, *seen.keys("teacher", "other")]
+    return run.cached(
+        "reference", tafid.reference, {"images": images, **how}, keys, quiet=True, pipe=pipe,
+        known=seen.features,
+    )  # fmt: skip
 
 
 def judge(
@@ -142,11 +147,15 @@ def judge(
     """judge(arch="R RA RA | RARA RARA RR"): tAFID and images of the network assembled from those
     surrogates (whose keys are `taught`), without training.
     """
+    how, n = sampling(run, draw), images(against)
+    seen = drawn.known(run, "score", how["how"], n, taught)
     return run.repeated(
         "score",
         tafid.score_arch,
-        sampling(run, draw),
+        how,
         [run.teacher_key, against, *taught],
+        lambda arch: seen.keys(arch),
+        known=seen.features,
         pipe=pipe,
         surrogates=nets,
         teacher_features=against["features"]["teacher"],
@@ -158,6 +167,11 @@ def verdicts(run: Run) -> pd.DataFrame:
     mine = {k: r for k, r in run.records().items() if r["notebook"] == run.notebook}
     table = paper.ledger({k: paper.Record(**v) for k, v in mine.items()})
     return table.loc[table.notebook == run.notebook]
+
+
+def images(against: Artifact) -> int:
+    """Of how many pictures a `reference` is."""
+    return len(against["features"]["teacher"])
 
 
 def features(made: Artifact) -> Tensor:

@@ -18,7 +18,7 @@ from nanosd_lib.networks import pipeline, surgery, vae
 from nanosd_lib.networks.arch import Arch
 from nanosd_lib.networks.vae import Autoencoder
 from nanosd_lib.quality import autoencoders, codesign, uncertainty
-from nanosd_lib.recipes import members, shared, surrogates, trained
+from nanosd_lib.recipes import drawn, members, shared, surrogates, trained
 from nanosd_lib.recipes.surrogates import Taught
 from nanosd_lib.recipes.trained import Kind, Member, Plain, Settings, Trained
 from nanosd_lib.runs.cache import Later
@@ -256,18 +256,20 @@ def combinations(
     for kind, one in both.items():
         unets["slim", kind] = (functools.partial(members.network, pipe, one), [one.key])
     rows, seen, each = [], {}, {}
-    how = {"heldout": run.profile.vae.heldout, "t": STEP, **shared.sampling(run, draw)}
+    drawing = shared.sampling(run, draw)
+    how = {"heldout": run.profile.vae.heldout, "t": STEP, **drawing}
     cases = [(*u, v) for u in unets for v in ("teacher", "slim")]
     for unet, aligned, name in tqdm(cases, desc="co-design"):
         net, made_of = unets[unet, aligned]
         base = {"teacher": pipe, "slim": other}[name]
         whole = Later(functools.partial(_around, base, net))
-        keys = [*begin, against, *made_of]
-        keys += [t.key] if name == "slim" else []
-        features = against["features"]["teacher"]
+        parts = [*made_of, t.key] if name == "slim" else made_of
+        known = drawn.known(run, "codesign", drawing["how"], shared.images(against), parts)
         found = run.cached(
-            "codesign", codesign.judge, how | {"arch": text}, keys, quiet=True,
-            pipe=whole, teacher_features=features, mine=mine,
+            "codesign", codesign.judge, how | {"arch": text},
+            [*begin, against, *parts, *known.keys(text)], quiet=True, pipe=whole,
+            teacher_features=against["features"]["teacher"], mine=mine,
+            known=Later(functools.partial(known.features.get, text)),
         )  # fmt: skip
         s = found["scores"]
         measured = {k: v for k, v in s.items() if k.startswith("tafid")}

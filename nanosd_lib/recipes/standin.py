@@ -11,7 +11,7 @@ from diffusers import StableDiffusionPipeline
 from nanosd_lib.data import splits
 from nanosd_lib.paths import ROOT
 from nanosd_lib.quality import checks, following, sensitivity
-from nanosd_lib.recipes import shared
+from nanosd_lib.recipes import drawn, shared
 from nanosd_lib.runs.notebook import Artifact, Run
 
 
@@ -63,12 +63,15 @@ def without(run: Run, pipe: StableDiffusionPipeline, how: str) -> Artifact:
     notebook 02 for both.
     """
     heldout = shared.latents(run, pipe, "heldout")
-    against = shared.reference(run, pipe, run.profile.sensitivity.images)
+    s, sampling = run.profile.sensitivity, shared.sampling(run)
+    against, name = shared.reference(run, pipe, s.images), f"sensitivity-{how.replace(' ', '-')}"
+    seen = drawn.known(run, name, sampling["how"], s.images)
     return run.cached(
-        f"sensitivity-{how.replace(' ', '-')}",
+        name,
         sensitivity.sensitivity,
-        {"way": how, "pairs": run.profile.sensitivity.pairs, **shared.sampling(run)},
-        [run.teacher_key, heldout, against],
+        {"way": how, "pairs": s.pairs, **sampling},
+        [run.teacher_key, heldout, against, *seen.keys(*seen.features)],
+        known=seen.features,
         quiet=True,
         pipe=pipe,
         latents=splits.of(heldout),

@@ -122,7 +122,8 @@ class Later:
 class Repeated:
     """A cached computation that another one asks for many times, each time with other params.
 
-    Called with the params that are left, it returns the artifact. As context of another
+    Called with the params that are left, it returns the artifact; `more` says which inputs a call
+    has beyond those that all have. As context of another
     computation it brings the code of its function into the key, and nothing of whoever made it.
     """
 
@@ -137,14 +138,16 @@ class Repeated:
         context: dict[str, Any],
         page: str = "",
         seen: Callable[[Artifact], None] = lambda artifact: None,
+        more: Callable[..., Sequence[str]] = lambda **params: (),
     ) -> None:
-        self._page, self._seen = page, seen
+        self._page, self._seen, self._more = page, seen, more
         self._first, self._params, self._rest = (store, device, name, fn), params, (inputs, context)
         self.homes = {_home(fn), *_homes(context.values())}
 
     def __call__(self, **params: Any) -> Artifact:
-        asked = self._params | params
-        artifact = cached(*self._first, asked, *self._rest, quiet=True, page=self._page)
+        asked, (inputs, context) = self._params | params, self._rest
+        inputs = [*inputs, *self._more(**params)]
+        artifact = cached(*self._first, asked, inputs, context, quiet=True, page=self._page)
         self._seen(artifact)
         return artifact
 

@@ -133,13 +133,15 @@ class Run:
         fn: Callable[..., dict[str, Any]],
         params: dict[str, Any],
         inputs: Sequence[Artifact | str] = (),
+        more: Callable[..., Sequence[str]] = lambda **params: (),
         **context: Any,
     ) -> cache.Repeated:
         """The same, to be asked many times with the params that are left: `judge(arch="R R R | R R
-        R")`. It may be handed to another computation.
+        R")`; `more(arch="...")` are that call's own inputs. It may be handed to another
+        computation.
         """
         what = (name, fn, params, inputs, context)
-        return cache.Repeated(self.store, self.device, *what, self.notebook, self._count)
+        return cache.Repeated(self.store, self.device, *what, self.notebook, self._count, more)
 
     def table(self, name: str, table: pd.DataFrame) -> pd.DataFrame:
         """tables/<name>.csv, six significant digits, whole numbers in full; returns the table."""

@@ -73,7 +73,7 @@ class Recipe(Strict):
     teacher: Sha
     of: dict[str, Sha]  # keys of the members it was made of
     key: Sha  # of the weights: what others build on
-    witness: Witness
+    witness: Witness | None = None  # what nobody trained has none: its user draws it again
     made: Made
     digest: Sha  # of all of the above
 
@@ -81,6 +81,8 @@ class Recipe(Strict):
     def how(self) -> str:
         """ "released: 2,000 steps of batch 32, seed 0"."""
         b = self.budget
+        if not b:
+            return f"released: {len(self.of)} networks, {self.asked['images']} pictures of each"
         return f"released: {b['steps']:,} steps of batch {b['batch']}, seed {b['seed']}"
 
 
@@ -158,6 +160,8 @@ def confirm(found: Released, computed: Plain, changed: list[str] | None = None) 
     computed holds any of data, first (as many losses as were replayed) and heldout.
     """
     name, w = found.recipe.name, found.recipe.witness
+    if w is None:
+        raise Refused(f"{name}: {RECIPE} has no witness: {_bring_back(name)}")
     hint = "" if changed is None else _changed(changed)
     most = 0.0
     for what, value in computed.get("data", {}).items():
@@ -281,7 +285,7 @@ def listing() -> pd.DataFrame:
                 "parameters": sum(v.numel() for v in found.tensors.values()),
                 "megabytes": round(size / 1e6, 3),
                 **{k: r.budget.get(k) for k in ("steps", "batch", "seed")},
-                "heldout": r.witness.heldout,
+                "heldout": None if r.witness is None else r.witness.heldout,
                 "seconds": r.made.seconds,
                 "threads": r.made.threads,
                 "cpu": r.made.cpu,
