@@ -392,9 +392,13 @@ def test_lpips_over_the_classifier_is_lpipss_construction():
 
 def test_lpips_that_is_not_here(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    with pytest.raises(FileNotFoundError, match="VGG-16 weights are not cached.*mini-attributes"):
+    with pytest.raises(
+        FileNotFoundError, match="weights of its backbone are not cached.*mini-attributes"
+    ):
         extractors.lpips_over("lpips-vgg")
-    with pytest.raises(ValueError, match="perceptual 'vgg': use mini-attributes or lpips-vgg"):
+    with pytest.raises(
+        ValueError, match="perceptual 'vgg': use one of mini-attributes, mini-clip, lpips-vgg"
+    ):
         extractors.lpips_over("vgg")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 import shutil
@@ -13,9 +14,19 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from nanosd_lib import paths
+from nanosd_lib.data import splits
 from nanosd_lib.learning import fit, fwkd
 from nanosd_lib.networks import arch, pipeline, surgery
-from nanosd_lib.recipes import drawn, members, releasing, shared, slimming, surrogates, trained
+from nanosd_lib.recipes import (
+    drawn,
+    members,
+    releasing,
+    restoring,
+    shared,
+    slimming,
+    surrogates,
+    trained,
+)
 from nanosd_lib.runs import notebook, provenance, release
 from nanosd_lib.runs.release import Absent, Refused
 
@@ -393,7 +404,12 @@ def toys(tmp_path_factory):
         pipe = shared.teacher(run)
         codes = sorted(set().union(*(arch.Arch.parse(text).stages.items() for text in PAIR)))
         jobs = [(surrogates.Surrogates(), [surrogates.member(s, c) for s, c in codes])]
-        jobs += [(k, [k.member(run)]) for k in (slimming.Student(), slimming.Student("tiny"))]
+        alone = (
+            slimming.Student(),
+            slimming.Student("tiny"),
+            restoring.OSEDiff(restoring.Backbone()),
+        )
+        jobs += [(k, [k.member(run)]) for k in alone]
         for one, wanted in jobs:
             done = one.train(run, pipe, wanted, one.settings(run, pipe), None)
             trained.publish(run, pipe, one, wanted, done, None)
@@ -447,6 +463,39 @@ def test_aligned_networks_join_the_plan_when_their_parts_are_there(whole, monkey
     monkeypatch.setattr(members, "NAMES", {text: members.NAMES[text] for text in PAIR})
     table = releasing.plan(run, pipe, "aligned").set_index("name")
     assert table.state.to_dict() == {"aligned/N5": "there", "aligned/N7": "there"}
+
+
+def test_a_restoration_is_found_confirmed_and_loads_in_diffusers(whole):
+    run, pipe = whole
+    bare = restoring.Backbone()
+    t = restoring.system(run, pipe, bare)
+    assert t.released is not None and t.difference < 1e-4
+    assert t.settings.budget["t"] == restoring.damage(run, pipe).t.iloc[-1]
+    net = copy.deepcopy(pipe.unet)
+    net.load_lora_adapter(
+        release.root() / t.member.name, weight_name=release.WEIGHTS, prefix="unet"
+    )
+    x = splits.pictures("heldout", 1, 0, 0)[0]
+    mine = restoring.restorer(pipe, bare, t)
+    z = torch.randn(1, 4, 32, 32)
+    text = pipeline.embed(pipe, [""])
+    with torch.no_grad():
+        a, b = (n(z, 9, encoder_hidden_states=text).sample for n in (net, mine.unet))
+    torch.testing.assert_close(a, b)
+    assert mine(x).shape == x.shape
+    rewritten(run, t.member.name, budget=t.settings.budget | {"lr": 2e-3})
+    with pytest.raises(Refused, match="loss of step 2 .*: rate, schedule or optimiser"):
+        restoring.system(run, pipe, bare)
+
+
+def test_a_restoration_of_another_backbone_is_absent(whole):
+    run, pipe = whole
+    n5 = members.aligned(run, pipe, PAIR[:1], parts(run))[PAIR[0]]
+    kind = restoring.OSEDiff(restoring.Backbone("N5", n5))
+    with pytest.raises(Absent):
+        trained.found(run, kind.member(run))
+    m = kind.member(run)
+    assert m.of == {"aligned/N5": n5.key} and m.name == "adapters/osediff-N5-matched-0"
 
 
 # ----------------------------------------------------------------------------------- drawn pictures

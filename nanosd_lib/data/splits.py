@@ -271,6 +271,18 @@ def heldout_photographs(
     }
 
 
+def heldout_sets(
+    pipe: StableDiffusionPipeline, n: int, seed: int, mine: folder.Photographs | None = None
+) -> dict[str, list[Tensor]]:
+    """About n held-out pictures of each kind in sets that count as one: each scene by itself, all
+    crops of a photograph together.
+    """
+    scenes = heldout_pictures(pipe, n, seed, mine)["held-out scenes"]
+    names = heldout_photographs(pipe, 1, seed, mine)
+    each = heldout_photographs(pipe, max(1, n // len(names)), seed, mine)
+    return {"held-out scenes": [*scenes.split(1)], "held-out photographs": [*each.values()]}
+
+
 def judged(mine: object) -> str:
     """Which held-out pictures a single number is given of: a user's own where there are any (not
     None), scenes otherwise.

@@ -41,18 +41,6 @@ def correlations(a: Tensor, b: Tensor) -> Tensor:
     return torch.stack([torch.corrcoef(torch.stack(p))[0, 1] for p in pairs])
 
 
-def _kinds(
-    pipe: StableDiffusionPipeline, n: int, seed: int, mine: folder.Photographs | None
-) -> dict[str, list[Tensor]]:
-    """About n held-out scenes, each a set of its own, and as many crops, a set for each
-    photograph.
-    """
-    scenes = splits.heldout_pictures(pipe, n, seed, mine)["held-out scenes"]
-    names = splits.heldout_photographs(pipe, 1, seed, mine)
-    each = splits.heldout_photographs(pipe, max(1, n // len(names)), seed, mine)
-    return {"held-out scenes": [*scenes.split(1)], "held-out photographs": [*each.values()]}
-
-
 def _by(each: list[int], scores: Tensor) -> Tensor:
     """The mean score of each set of so many pictures."""
     return torch.stack([part.double().mean() for part in scores.split(each)])
@@ -78,7 +66,7 @@ def compare(
     """
     teacher, rows, channels, examples = pipe.vae, [], [], {}
     net = teacher if student is None else student
-    for kind, sets in _kinds(pipe, n, seed, mine).items():
+    for kind, sets in splits.heldout_sets(pipe, n, seed, mine).items():
         x, each = torch.cat(sets), [len(p) for p in sets]
         few = max(1, 8 // len(each))  # shown of each set
         shown = torch.cat([i[:few] for i in torch.arange(len(x)).split(each)])[:8]

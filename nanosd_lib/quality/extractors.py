@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,20 +32,24 @@ def extractor(name: str, device: str | torch.device = "cpu") -> Callable[[Tensor
     Raises FileNotFoundError where the weights are not on this machine; nothing is downloaded here.
     """
     if name == "mini-clip":
-        from transformers import CLIPModel
-
-        folder = ROOT / "data" / "mini-clip"
-        if not folder.is_dir():
-            raise FileNotFoundError(
-                "data/mini-clip is missing: bring it back with `git checkout data/mini-clip`"
-            )
-        net = CLIPModel.from_pretrained(folder, dtype=torch.float32).eval().requires_grad_(False)
+        net = _clip()
         side = net.to(device).config.vision_config.image_size
         small = lambda x: pipeline.sized(x, side).to(device)  # noqa: E731
         return lambda x: net.get_image_features(small(x)).pooler_output.cpu()
     if name == "inception-2015":
         return _inception(torch.device(device))
     raise ValueError(f"features {name!r}: use mini-clip or inception-2015")
+
+
+def _clip() -> Any:
+    from transformers import CLIPModel
+
+    folder = ROOT / "data" / "mini-clip"
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            "data/mini-clip is missing: bring it back with `git checkout data/mini-clip`"
+        )
+    return CLIPModel.from_pretrained(folder, dtype=torch.float32).eval().requires_grad_(False)
 
 
 def _inception(device: torch.device) -> Callable[[Tensor], Tensor]:
@@ -126,46 +131,76 @@ def lpips_over(backbone: str, trained: bool = True) -> nn.Module:
     """LPIPS (Zhang et al. 2018) of the `lpips` package, frozen: pictures (N, 3, H, W) in [-1, 1]
     twice -> (N, 1, 1, 1).
 
-    "mini-attributes": over the classifier's activations and without LPIPS's learned weights (the
-    package's own baseline); never the plain name. "lpips-vgg": the published one, whose backbone
-    must be cached (FileNotFoundError otherwise), or has random weights where `trained` is False.
+    "mini-attributes", "mini-clip": over the classifier's activations, or the image encoder's
+    tokens, without LPIPS's learned weights (the package's own baseline); never the plain name.
+    "lpips-vgg", "lpips-alex": the published ones, whose backbone must be cached (FileNotFoundError
+    otherwise), or has random weights where `trained` is False.
     """
     import lpips
 
-    if backbone == "lpips-vgg" and not trained:
-        return lpips.LPIPS(net="vgg", pretrained=False, pnet_rand=True, verbose=False)
-    if backbone == "lpips-vgg":
-        cached = Path(torch.hub.get_dir()) / "checkpoints" / "vgg16-397923af.pth"
-        if not cached.exists():
+    if backbone in PUBLISHED:
+        net, file = PUBLISHED[backbone]
+        if not trained:
+            return lpips.LPIPS(net=net, pretrained=False, pnet_rand=True, verbose=False)
+        if not (Path(torch.hub.get_dir()) / "checkpoints" / file).exists():
             raise FileNotFoundError(
-                "perceptual lpips-vgg: torchvision's VGG-16 weights are not cached;"
-                " run lpips once online, or use mini-attributes"
+                f"perceptual {backbone}: torchvision's weights of its backbone are not cached;"
+                " run lpips once online, or use mini-attributes or mini-clip"
             )
-        return lpips.LPIPS(net="vgg", verbose=False).requires_grad_(False)
-    if backbone != "mini-attributes":
-        raise ValueError(f"perceptual {backbone!r}: use mini-attributes or lpips-vgg")
+        return lpips.LPIPS(net=net, verbose=False).requires_grad_(False)
+    if backbone not in OVER:
+        raise ValueError(f"perceptual {backbone!r}: use one of {', '.join([*OVER, *PUBLISHED])}")
 
-    class Activations(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.body = judges.classifier().body
-
-        def forward(self, x: Tensor) -> list[Tensor]:
-            seen = []
-            for layer in self.body:
-                x = layer(x)
-                if isinstance(layer, nn.SiLU):
-                    seen.append(x)
-            return seen
-
-    class OverClassifier(lpips.LPIPS):
+    class Over(lpips.LPIPS):
         def __init__(self) -> None:
             nn.Module.__init__(self)  # its own would build a backbone that has to be downloaded
-            self.net, self.scaling_layer = Activations(), nn.Identity()
+            self.net, self.scaling_layer = OVER[backbone](), nn.Identity()
             self.version, self.lpips, self.spatial = "0.1", False, False
-            self.L = sum(isinstance(layer, nn.SiLU) for layer in self.net.body)
+            self.L = self.net.layers
 
-    return OverClassifier().eval().requires_grad_(False)
+    return Over().eval().requires_grad_(False)
+
+
+class _Classifier(nn.Module):
+    """Pictures -> the attribute classifier's activations."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = judges.classifier().body
+        self.layers = sum(isinstance(layer, nn.SiLU) for layer in self.body)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        seen = []
+        for layer in self.body:
+            x = layer(x)
+            if isinstance(layer, nn.SiLU):
+                seen.append(x)
+        return seen
+
+
+class _Encoder(nn.Module):
+    """Pictures -> the patches of mini-clip's image encoder after each of its layers, as maps
+    (N, D, h, w); pictures of another size than its own are brought to it.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = _clip().vision_model
+        self.layers = self.net.config.num_hidden_layers
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        small = pipeline.sized(x, self.net.config.image_size)
+        told = self.net(small, output_hidden_states=True).hidden_states[1:]
+        maps = [h[:, 1:].transpose(1, 2) for h in told]  # without the class token
+        side = self.net.config.image_size // self.net.config.patch_size
+        return [m.unflatten(2, (side, side)) for m in maps]
+
+
+OVER: dict[str, Callable[[], nn.Module]] = {"mini-attributes": _Classifier, "mini-clip": _Encoder}
+PUBLISHED = {
+    "lpips-vgg": ("vgg", "vgg16-397923af.pth"),
+    "lpips-alex": ("alex", "alexnet-owt-7be5be79.pth"),
+}
 
 
 @torch.no_grad()

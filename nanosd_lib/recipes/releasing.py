@@ -23,7 +23,16 @@ import pandas as pd
 from nanosd_lib import paths
 from nanosd_lib.learning import fit, vae_student
 from nanosd_lib.networks import arch
-from nanosd_lib.recipes import drawn, members, shared, slimming, standin, surrogates, trained
+from nanosd_lib.recipes import (
+    drawn,
+    members,
+    restoring,
+    shared,
+    slimming,
+    standin,
+    surrogates,
+    trained,
+)
 from nanosd_lib.recipes.trained import Kind, Member
 from nanosd_lib.runs import notebook, provenance, release
 from nanosd_lib.runs.notebook import Run
@@ -42,10 +51,10 @@ class Group:
 
 
 def groups(run: Run) -> list[Group]:
-    """All jobs of the release, in the order they can be done; aligned networks join when all that
-    they are made of is there.
+    """All jobs of the release, in the order they can be done; aligned networks and restorations
+    join when what they are made of is there.
     """
-    return [*_surrogates(run), *_autoencoders(run), *_aligned(run)]
+    return [*_surrogates(run), *_autoencoders(run), *_aligned(run), *_adapters(run)]
 
 
 def _surrogates(run: Run) -> list[Group]:
@@ -86,6 +95,12 @@ def _aligned(run: Run) -> list[Group]:
     return found
 
 
+def _adapters(run: Run) -> list[Group]:
+    """Restorations on backbones that are there, each alone."""
+    some = [(kind, kind.member(run)) for kind in restoring.kinds(run)]
+    return [Group(m.name, kind, [m]) for kind, m in some]
+
+
 # a stage is one job; D1's thirty-two by thirty-two takes longer than forty minutes in one
 PARTS = {s: [c for t, c in arch.taught() if t == s] for s in ("E1", "E2", "E3", "D3", "D2")}
 D1 = [c for t, c in arch.taught() if t == "D1"]
@@ -111,8 +126,9 @@ def plan(run: Run, pipe, only: str = "") -> pd.DataFrame:
             continue  # whoever reads it asks for its networks one by one
         if name not in known and name.startswith(only):
             what = ("orphan", "no recipe makes it")
-            if name.startswith("aligned/") and not any(m.startswith("aligned/") for m in known):
-                what = ("waits", "surrogates that it is made of are absent")
+            kind = name.split("/")[0]
+            if kind in ("aligned", "adapters") and not any(m.startswith(kind) for m in known):
+                what = ("waits", "what it is made of is absent")
             rows.append({"name": name, "group": "", "state": what[0], "why": what[1]})
     return pd.DataFrame(rows, columns=["name", "group", "state", "why"])
 

@@ -95,6 +95,18 @@ class VAE(Strict):
         return self.model_dump(include={"latent", "kl", "reconstruction", "perceptual"})
 
 
+class Restoration(Strict):
+    scenes: Count
+    crops: Count  # of photographs, trained on beside the scenes
+    heldout: Annotated[int, Field(ge=2)]  # pictures of each kind that are judged
+    steps: Count
+    batch: Count
+    lr: Rate
+    rank: Count  # of the adapters; at most a quarter of a layer's width is used
+    loss: Literal["mini-attributes", "lpips-vgg"]  # backbone of the perceptual loss
+    judge: Literal["mini-clip", "lpips-alex"]  # of the LPIPS that judges: no loss has it
+
+
 class Search(Strict):
     initial: Annotated[int, Field(ge=2)]
     evaluations: Count  # per problem
@@ -126,6 +138,7 @@ class Profile(Strict):
     vae: VAE
     search: Search
     family: Family
+    restoration: Restoration
 
 
 class TeacherTraining(Strict):

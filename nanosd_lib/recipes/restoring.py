@@ -1,0 +1,299 @@
+"""The computations of notebook 07: which restorations are trained, with which numbers, on what."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+from torch import Tensor
+
+from nanosd_lib.networks.vae import Autoencoder
+from nanosd_lib.quality import uncertainty
+from nanosd_lib.recipes import members, shared, slimming, surrogates, trained
+from nanosd_lib.recipes.surrogates import Taught
+from nanosd_lib.recipes.trained import Kind, Member, Plain, Settings, Trained
+from nanosd_lib.restoration import judging, one_step, osediff, pairs
+from nanosd_lib.restoration.pairs import Pairs
+from nanosd_lib.runs import release
+from nanosd_lib.runs.cache import Later
+from nanosd_lib.runs.notebook import Artifact, Run
+from nanosd_lib.runs.provenance import canonical
+
+TRAINED_ON = "mild"
+WITNESSED = 16  # held-out scenes, and crops, of which a release tells an adapter's error
+MEASURED = 256  # training scenes, and crops, between which damage is measured
+MATCHED = "matched"
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A U-Net and a VAE that a restoration is built around: "teacher" or a network's arch, aligned;
+    "teacher" or "slim".
+    """
+
+    name: str = "teacher"  # as tables show it
+    net: Trained | None = None
+    autoencoder: Trained | None = None
+
+    @property
+    def of(self) -> dict[str, str]:
+        """Keys of what it is made of, beside the teacher."""
+        return {t.member.name: t.key for t in (self.net, self.autoencoder) if t is not None}
+
+    @property
+    def vae(self) -> str:
+        return "teacher" if self.autoencoder is None else "slim"
+
+    def unet(self, pipe: StableDiffusionPipeline) -> UNet2DConditionModel:
+        return pipe.unet if self.net is None else members.network(pipe, self.net)
+
+    def vae_of(self, pipe: StableDiffusionPipeline) -> Autoencoder:
+        return pipe.vae if self.autoencoder is None else slimming.network(pipe, self.autoencoder)
+
+
+def backbone(run: Run, pipe, name: str, taught: Taught, slim: bool = False) -> Backbone:
+    """The teacher, or a published network as the family has it: assembled and aligned."""
+    net = None
+    if name != "teacher":
+        text = next(text for text, known in members.NAMES.items() if known == name)
+        net = members.aligned(run, pipe, [text], taught)[text]
+    return Backbone(
+        name, net, slimming.student(run, pipe, slimming.seeds(run)[0]) if slim else None
+    )
+
+
+def damage(run: Run, pipe: StableDiffusionPipeline) -> pd.DataFrame:
+    """data, rms (with its interval), t: how far the latents of damaged and clean training pictures
+    lie apart, and the timestep whose gain that is; its last row is of all.
+    """
+    what = {"scenes": MEASURED, "crops": MEASURED, "seed": run.seed, "family": TRAINED_ON}
+    apart = run.cached(
+        "damage", pairs.distances, what, [run.teacher_key], quiet=True, device=trained.CPU,
+        pipe=Later(lambda: trained.on_cpu(run, pipe)),
+    )["apart"]  # fmt: skip
+    kinds = {"scenes": apart["apart"][:MEASURED], "crops of photographs": apart["apart"][MEASURED:]}
+    rows, abar = [], one_step.alphas(pipe)
+    for name, x in (kinds | {"both": apart["apart"]}).items():
+        rms = uncertainty.mean(x)
+        t = one_step.matched(abar, rms.value)
+        rows.append({"data": name, "n": len(x), **rms.named("rms"), "t": t})
+    return pd.DataFrame(rows)
+
+
+@dataclass(frozen=True)
+class OSEDiff(Kind):
+    """OSEDiff on a backbone (paper, super-resolution), at the "matched" or a published timestep."""
+
+    backbone: Backbone
+    timestep: str = MATCHED
+    seed: int = 0
+
+    def member(self, run: Run) -> Member:
+        r, b = run.profile.restoration, self.backbone
+        name = f"adapters/osediff-{b.name}{'-slim' if b.autoencoder else ''}"
+        what = {
+            "system": "osediff",
+            "backbone": "teacher" if b.net is None else b.net.member.what["arch"],
+            "vae": b.vae,
+            "timestep": self.timestep,
+            "family": TRAINED_ON,
+            "rank": r.rank,
+            "weights": osediff.WEIGHTS,
+            "guidance": run.profile.samples.guidance,
+            "loss": r.loss,
+        }
+        return Member(f"{name}-{self.timestep}-{self.seed}", what, b.of)
+
+    def settings(self, run: Run, pipe: StableDiffusionPipeline) -> Settings:
+        r = run.profile.restoration
+        t = damage(run, pipe).t.iloc[-1] if self.timestep == MATCHED else int(self.timestep)
+        numbers = {"steps": r.steps, "batch": r.batch, "lr": r.lr, "seed": self.seed, "t": int(t)}
+        train = {"scenes": r.scenes, "crops": r.crops, "seed": run.seed}
+        return Settings(numbers, {"train": train, "heldout": {"n": WITNESSED, "seed": run.seed}})
+
+    def train(
+        self, run: Run, pipe, members: Sequence[Member], settings: Settings, until: int | None
+    ) -> Artifact:
+        (m,), what = members, settings.data["train"]
+        inputs: list = [run.teacher_key, canonical(what), *m.of.values()]
+        seen: Pairs | Later = Later(lambda: pairs.on_demand(pipe, **what, family=TRAINED_ON))
+        if until is None:
+            made = run.cached(
+                "restoration-pictures", pairs.pictures, what, [run.teacher_key],
+                device=pipe.device, pipe=pipe,
+            )  # fmt: skip
+            seen, inputs = Pairs(*_both(made), TRAINED_ON), [*inputs, made]
+        return run.cached(
+            "osediff",
+            osediff.train,
+            {**settings.budget, **{k: m.what[k] for k in ("rank", "weights", "guidance", "loss")}}
+            | ({} if until is None else {"until": until}),
+            inputs,
+            quiet=until is not None,
+            device=pipe.device,
+            pipe=pipe,
+            unet=Later(functools.partial(self.backbone.unet, pipe)),
+            net=Later(functools.partial(self.backbone.vae_of, pipe)),
+            pairs=seen,
+        )
+
+    def part(self, made: Artifact, member: Member) -> tuple[dict[str, Tensor], list[Plain]]:
+        rows = [{k: v for k, v in r.items() if k != "first"} for r in made["training"]["record"]]
+        return made["weights"], rows
+
+    def first(self, made: Artifact, member: Member) -> list[float]:
+        return made["training"]["record"][0]["first"]["loss"]
+
+    def data(self, run: Run, pipe, settings: Settings) -> Plain:
+        return shared.fingerprints(
+            run, pipe, {"train": settings.data["train"] | {"split": "train"}}
+        )
+
+    def heldout(self, run: Run, pipe, some: Sequence[Trained]) -> dict[str, float]:
+        return {t.member.name: self._error(run, pipe, t) for t in some}
+
+    def _error(self, run: Run, pipe, t: Trained) -> float:
+        how = t.settings.data["heldout"] | {"family": TRAINED_ON}
+        found = run.cached(
+            "restoration-error", pairs.errors, how, [run.teacher_key, t.key], quiet=True,
+            device=pipe.device, pipe=pipe,
+            restore=Later(functools.partial(restorer, pipe, self.backbone, t)),
+        )["errors"]  # fmt: skip
+        return sum(found.values()) / len(found)
+
+
+def released(run: Run, name: str, slim: bool = False) -> Backbone | None:
+    """A backbone as it lies in the release, not confirmed; None where a part is absent."""
+    try:
+        net = auto = None
+        if name != "teacher":
+            text = next(text for text, known in members.NAMES.items() if known == name)
+            taught = surrogates.released(run)
+            if taught is None:
+                return None
+            net = trained.found(run, members.member(text, taught))
+        if slim:
+            auto = trained.found(run, slimming.Student("slim", slimming.seeds(run)[0]).member(run))
+    except (release.Absent, release.Refused):
+        return None
+    return Backbone(name, net, auto)
+
+
+# backbone, slim VAE or not, timestep, seeds: what the release holds
+COMPARED = [
+    ("teacher", False, MATCHED, 3),
+    ("N2", False, MATCHED, 3),
+    ("TinySD", False, MATCHED, 1),
+    ("N2", True, MATCHED, 1),
+    ("teacher", False, str(one_step.PUBLISHED), 1),
+    ("N2", False, str(one_step.PUBLISHED), 1),
+]
+
+
+def kinds(run: Run) -> list[OSEDiff]:
+    """All whose backbones lie in the release."""
+    found = []
+    for name, slim, timestep, seeds in COMPARED:
+        b = released(run, name, slim)
+        found += [OSEDiff(b, timestep, k) for k in range(seeds) if b is not None]
+    return found
+
+
+def _both(made: Artifact) -> tuple[Tensor, Tensor]:
+    return made["pictures"]["pixels"], made["pictures"]["text"]
+
+
+def restorer(pipe: StableDiffusionPipeline, b: Backbone, t: Trained | None, step: int = 0):
+    """damaged -> restored by trained adapters; without them, at that timestep, by the bare
+    backbone.
+    """
+    weights, at = (None, step) if t is None else (t.tensors, t.settings.budget["t"])
+    return osediff.restorer(pipe, b.unet(pipe), b.vae_of(pipe), at, weights)
+
+
+def system(run: Run, pipe, b: Backbone, timestep: str = MATCHED, seed: int = 0) -> Trained:
+    """OSEDiff's adapters on a backbone, from the release or trained here."""
+    kind = OSEDiff(b, timestep, seed)
+    m = kind.member(run)
+    return trained.load(run, pipe, kind, [m])[m.name]
+
+
+# --------------------------------------------------------------------------------------- comparing
+@dataclass(frozen=True)
+class Case:
+    """One row of sr.csv: a restoration, judged in one family of degradations."""
+
+    system: str  # "bicubic", "VAE alone", "untrained", "OSEDiff"
+    family: str
+    fix: str = "none"
+    backbone: Backbone | None = None
+    adapters: Trained | None = None
+    t: int | None = None
+
+    @property
+    def label(self) -> Plain:
+        b = self.backbone
+        t = self.t if self.adapters is None else self.adapters.settings.budget["t"]
+        return {
+            "system": self.system,
+            "timestep": t,
+            "backbone": None if b is None else b.name,
+            "vae": None if b is None else b.vae,
+            "fix": self.fix,
+            "degradation": self.family,
+            "seed": None if self.adapters is None else self.adapters.settings.budget["seed"],
+        }
+
+
+def judged(run: Run, pipe: StableDiffusionPipeline, case: Case) -> Artifact:
+    """What held-out pictures become, and how near they are to what they were."""
+    r, (keys, mine) = run.profile.restoration, shared.photographs(run, pipe)
+    b, restore = case.backbone, None
+    keys = [*keys, case.system]
+    if b is not None:
+        keys += [*b.of.values(), str(case.t)]
+        restore = Later(functools.partial(restorer, pipe, b, case.adapters, case.t or 0))
+    if case.adapters is not None:
+        keys.append(case.adapters.key)
+    how = {"n": r.heldout, "family": case.family, "fix": case.fix, "judge": r.judge}
+    how |= {"features": run.profile.samples.features, "seed": run.seed}
+    return run.cached(
+        "restored", judging.judged, how, keys, quiet=True, pipe=pipe, mine=mine, restore=restore
+    )
+
+
+def ceiling(run: Run, pipe: StableDiffusionPipeline, b: Backbone) -> Artifact:
+    """Clean pictures through a VAE and nothing else: no restoration around it can be better."""
+    r, (keys, mine) = run.profile.restoration, shared.photographs(run, pipe)
+    how = {"n": r.heldout, "judge": r.judge, "features": run.profile.samples.features}
+    return run.cached(
+        "restoration-ceiling", judging.ceiling, how | {"seed": run.seed}, [*keys, *b.of.values()],
+        quiet=True, pipe=pipe, mine=mine, net=Later(functools.partial(b.vae_of, pipe)),
+    )  # fmt: skip
+
+
+def table(run: Run, cases: dict[str, tuple[Case, Artifact]]) -> pd.DataFrame:
+    """sr.csv: a row for each case and kind of pictures."""
+    r, rows = run.profile.restoration, []
+    for case, made in cases.values():
+        how = "" if case.adapters is None else f", {case.adapters.how}"
+        said = f"LPIPS over {r.judge} (losses over {r.loss}), Frechet over"
+        said += f" {run.profile.samples.features}{how}"
+        for row in made["table"].to_dict("records"):
+            rows.append(case.label | row | {"protocol": said})
+    return pd.DataFrame(rows)
+
+
+def compared(one: Artifact, other: Artifact, data: str, measure: str) -> uncertainty.Interval:
+    """one - other of a measure, paired by scene or photograph."""
+    a, b = (made["sets"][f"{data}, {measure}"] for made in (one, other))
+    return uncertainty.mean(a - b)
+
+
+def ratio(one: Artifact, other: Artifact, data: str, measure: str) -> uncertainty.Interval:
+    """one / other of a measure, paired by scene or photograph."""
+    a, b = (made["sets"][f"{data}, {measure}"] for made in (one, other))
+    return uncertainty.ratio(a, b)

@@ -1,0 +1,126 @@
+"""What a restoration gives: held-out pictures damaged, restored, compared with what they were."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pandas as pd
+import torch
+from diffusers import StableDiffusionPipeline
+from torch import Tensor
+
+from nanosd_lib.data import degradations, folder, splits
+from nanosd_lib.networks.vae import Autoencoder
+from nanosd_lib.quality import autoencoders, extractors, metrics, uncertainty
+from nanosd_lib.quality.uncertainty import Interval
+from nanosd_lib.restoration import colour
+
+MEASURES = ("psnr_y", "ssim_y", "lpips")
+DRAWS = 200  # of sets, for the interval of a Frechet distance
+_LUMA = torch.tensor([65.481, 128.553, 24.966])  # ITU-R BT.601, as published tools take Y
+
+
+def luma(x: Tensor) -> Tensor:
+    """Y of pictures (N, 3, H, W) in [-1, 1], repeated over the channels: in [-1, 1] as well, 16 of
+    255 its black and 235 its white.
+    """
+    y = torch.einsum("nchw,c->nhw", (x + 1) / 2, _LUMA.to(x)) + 16
+    return (y / 127.5 - 1)[:, None].expand(-1, 3, -1, -1)
+
+
+def scores(clean: Tensor, restored: Tensor, judge: str, device: torch.device) -> dict[str, Tensor]:
+    """psnr_y (dB), ssim_y and LPIPS over that backbone of each pair (N, 3, H, W): (N,) each."""
+    y, z = luma(clean), luma(restored)
+    lpips = extractors.perceptual(clean, restored, judge, device)
+    return {"psnr_y": metrics.psnr(y, z), "ssim_y": metrics.ssim(y, z), "lpips": lpips}
+
+
+def judged(
+    pipe: StableDiffusionPipeline,
+    restore: Callable[[Tensor], Tensor] | None,
+    fix: str,
+    n: int,
+    family: str,
+    judge: str,
+    features: str,
+    seed: int,
+    mine: folder.Photographs | None = None,
+) -> dict:
+    """About n held-out pictures of each kind (`splits.heldout_sets`), damaged, restored, and with
+    that colour fix; where `restore` is None the damaged ones as they are, by bicubic interpolation.
+
+    table: data, n, each measure and the Frechet distance to the clean pictures with their ends; n
+    counts scenes, or photographs. sets: each measure by data, one number a set, for paired
+    comparisons; pictures: the first eight (a photograph each) clean, damaged, restored.
+    """
+
+    def make(clean: Tensor, damaged: Tensor) -> Tensor:
+        return colour.FIXES[fix](damaged if restore is None else restore(damaged), damaged)
+
+    return _judged(pipe, make, n, family, judge, features, seed, mine)
+
+
+def _judged(
+    pipe: StableDiffusionPipeline,
+    make: Callable[[Tensor, Tensor], Tensor],
+    n: int,
+    family: str | None,
+    judge: str,
+    features: str,
+    seed: int,
+    mine: folder.Photographs | None,
+) -> dict:
+    rows, sets, shown = [], {}, {}
+    look = extractors.extractor(features, pipe.device)
+    for kind, parts in splits.heldout_sets(pipe, n, seed, mine).items():
+        clean, each = torch.cat(parts), [len(p) for p in parts]
+        damaged = clean
+        if family is not None:
+            damaged = degradations.pairs(clean, family, splits.SEEDS["heldout"] + seed)
+        made = make(clean, damaged).clamp(-1, 1)
+        row: dict = {"data": kind, "n": len(parts)}
+        for name, x in scores(clean, made, judge, pipe.device).items():
+            by = torch.stack([part.double().mean() for part in x.split(each)])
+            row |= uncertainty.mean(by).named(name)
+            sets[f"{kind}, {name}"] = by
+        a, b = (extractors.features(look, x) for x in (made, clean))
+        rows.append(row | frechet(a, b, each).named("frechet"))
+        first = [int(i) for i in torch.tensor([0, *each[:-1]]).cumsum(0)[:8]]
+        for what, x in (("clean", clean), ("damaged", damaged), ("restored", made)):
+            shown[f"{kind}, {what}"] = x[first].clone()
+    return {"table": pd.DataFrame(rows), "sets": sets, "pictures": shown}
+
+
+def frechet(a: Tensor, b: Tensor, each: list[int]) -> Interval:
+    """Frechet distance of paired features (N, D) that come in sets of so many: a bootstrap over the
+    sets, spread around its median as `uncertainty.frechet` does it.
+    """
+    if set(each) == {1}:
+        return uncertainty.frechet(a, b)
+    value, rows = metrics.frechet(a, b), torch.arange(len(a)).split(each)
+    drawn = [
+        torch.cat([rows[int(k)] for k in pick])
+        for pick in uncertainty.resamples(len(rows), DRAWS, 0)
+    ]
+    d = torch.tensor([metrics.frechet_of(a[i], b[i]) for i in drawn])
+    middle = float(d.median())
+    low, high = (float(x) for x in torch.quantile(d, torch.tensor([0.025, 0.975]).to(d)))
+    return Interval(value, value * low / middle, value * high / middle)
+
+
+def ceiling(
+    pipe: StableDiffusionPipeline,
+    net: Autoencoder,
+    n: int,
+    judge: str,
+    features: str,
+    seed: int,
+    mine: folder.Photographs | None = None,
+) -> dict:
+    """The clean pictures through a VAE alone, judged as `judged` does it: what no restoration
+    around that VAE can exceed.
+    """
+    through = lambda x: autoencoders.pictures(net, autoencoders.latents(net, x)[0])  # noqa: E731
+    return _judged(
+        pipe, lambda clean, damaged: through(clean), n, None, judge, features, seed, mine
+    )
