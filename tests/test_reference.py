@@ -53,7 +53,7 @@ def test_the_reference_stays_small():
     size = sum(p.stat().st_size for p in FOLDER.rglob("*") if p.is_file())
     assert size < 30e6
     weights = sum(p.stat().st_size for p in (ROOT / "data").rglob("*.safetensors"))
-    assert weights < 40e6
+    assert weights < 120e6  # of the teacher, its judges and the release
 
 
 def test_the_slim_vae_keeps_the_teachers_latents_and_pictures():

@@ -1,4 +1,6 @@
-"""The computations of notebook 07: which restorations are trained, with which numbers, on what."""
+"""Restorations: which are trained, with which numbers, on what, and what of the release stands for
+them.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,7 @@ from nanosd_lib.quality import uncertainty
 from nanosd_lib.recipes import members, shared, slimming, surrogates, trained
 from nanosd_lib.recipes.surrogates import Taught
 from nanosd_lib.recipes.trained import Kind, Member, Plain, Settings, Trained
-from nanosd_lib.restoration import judging, one_step, osediff, pairs
+from nanosd_lib.restoration import one_step, osediff, pairs
 from nanosd_lib.restoration.pairs import Pairs
 from nanosd_lib.runs import release
 from nanosd_lib.runs.cache import Later
@@ -123,7 +125,7 @@ class OSEDiff(Kind):
         if until is None:
             made = run.cached(
                 "restoration-pictures", pairs.pictures, what, [run.teacher_key],
-                device=pipe.device, pipe=pipe,
+                quiet=True, device=pipe.device, pipe=pipe,
             )  # fmt: skip
             seen, inputs = Pairs(*_both(made), TRAINED_ON), [*inputs, made]
         return run.cached(
@@ -219,81 +221,3 @@ def system(run: Run, pipe, b: Backbone, timestep: str = MATCHED, seed: int = 0) 
     kind = OSEDiff(b, timestep, seed)
     m = kind.member(run)
     return trained.load(run, pipe, kind, [m])[m.name]
-
-
-# --------------------------------------------------------------------------------------- comparing
-@dataclass(frozen=True)
-class Case:
-    """One row of sr.csv: a restoration, judged in one family of degradations."""
-
-    system: str  # "bicubic", "VAE alone", "untrained", "OSEDiff"
-    family: str
-    fix: str = "none"
-    backbone: Backbone | None = None
-    adapters: Trained | None = None
-    t: int | None = None
-
-    @property
-    def label(self) -> Plain:
-        b = self.backbone
-        t = self.t if self.adapters is None else self.adapters.settings.budget["t"]
-        return {
-            "system": self.system,
-            "timestep": t,
-            "backbone": None if b is None else b.name,
-            "vae": None if b is None else b.vae,
-            "fix": self.fix,
-            "degradation": self.family,
-            "seed": None if self.adapters is None else self.adapters.settings.budget["seed"],
-        }
-
-
-def judged(run: Run, pipe: StableDiffusionPipeline, case: Case) -> Artifact:
-    """What held-out pictures become, and how near they are to what they were."""
-    r, (keys, mine) = run.profile.restoration, shared.photographs(run, pipe)
-    b, restore = case.backbone, None
-    keys = [*keys, case.system]
-    if b is not None:
-        keys += [*b.of.values(), str(case.t)]
-        restore = Later(functools.partial(restorer, pipe, b, case.adapters, case.t or 0))
-    if case.adapters is not None:
-        keys.append(case.adapters.key)
-    how = {"n": r.heldout, "family": case.family, "fix": case.fix, "judge": r.judge}
-    how |= {"features": run.profile.samples.features, "seed": run.seed}
-    return run.cached(
-        "restored", judging.judged, how, keys, quiet=True, pipe=pipe, mine=mine, restore=restore
-    )
-
-
-def ceiling(run: Run, pipe: StableDiffusionPipeline, b: Backbone) -> Artifact:
-    """Clean pictures through a VAE and nothing else: no restoration around it can be better."""
-    r, (keys, mine) = run.profile.restoration, shared.photographs(run, pipe)
-    how = {"n": r.heldout, "judge": r.judge, "features": run.profile.samples.features}
-    return run.cached(
-        "restoration-ceiling", judging.ceiling, how | {"seed": run.seed}, [*keys, *b.of.values()],
-        quiet=True, pipe=pipe, mine=mine, net=Later(functools.partial(b.vae_of, pipe)),
-    )  # fmt: skip
-
-
-def table(run: Run, cases: dict[str, tuple[Case, Artifact]]) -> pd.DataFrame:
-    """sr.csv: a row for each case and kind of pictures."""
-    r, rows = run.profile.restoration, []
-    for case, made in cases.values():
-        how = "" if case.adapters is None else f", {case.adapters.how}"
-        said = f"LPIPS over {r.judge} (losses over {r.loss}), Frechet over"
-        said += f" {run.profile.samples.features}{how}"
-        for row in made["table"].to_dict("records"):
-            rows.append(case.label | row | {"protocol": said})
-    return pd.DataFrame(rows)
-
-
-def compared(one: Artifact, other: Artifact, data: str, measure: str) -> uncertainty.Interval:
-    """one - other of a measure, paired by scene or photograph."""
-    a, b = (made["sets"][f"{data}, {measure}"] for made in (one, other))
-    return uncertainty.mean(a - b)
-
-
-def ratio(one: Artifact, other: Artifact, data: str, measure: str) -> uncertainty.Interval:
-    """one / other of a measure, paired by scene or photograph."""
-    a, b = (made["sets"][f"{data}, {measure}"] for made in (one, other))
-    return uncertainty.ratio(a, b)

@@ -32,9 +32,11 @@ _LEFT_OUT = {"unet": re.compile(r"time_emb"), "vae": re.compile(r"^(?!encoder\.|
 
 
 def layers(net: nn.Module, part: str) -> dict[str, nn.Module]:
-    """The layers of a part that get an adapter: convolutions and linear maps, by name."""
+    """The layers of a part that get an adapter: convolutions and linear maps, by name. Of these
+    very classes, since peft makes its matrices of a layer's own class.
+    """
     kinds, left_out = (nn.Conv2d, nn.Linear), _LEFT_OUT[part]
-    found = {k: m for k, m in net.named_modules() if isinstance(m, kinds)}
+    found = {k: m for k, m in net.named_modules() if type(m) in kinds}
     return {k: found[k] for k in sorted(found) if not left_out.search(k)}
 
 

@@ -38,7 +38,7 @@ def scores(clean: Tensor, restored: Tensor, judge: str, device: torch.device) ->
 def judged(
     pipe: StableDiffusionPipeline,
     restore: Callable[[Tensor], Tensor] | None,
-    fix: str,
+    fixes: list[str],
     n: int,
     family: str,
     judge: str,
@@ -47,22 +47,24 @@ def judged(
     mine: folder.Photographs | None = None,
 ) -> dict:
     """About n held-out pictures of each kind (`splits.heldout_sets`), damaged, restored, and with
-    that colour fix; where `restore` is None the damaged ones as they are, by bicubic interpolation.
+    each of the colour fixes; where `restore` is None the damaged ones as they are, by bicubic
+    interpolation.
 
-    table: data, n, each measure and the Frechet distance to the clean pictures with their ends; n
-    counts scenes, or photographs. sets: each measure by data, one number a set, for paired
-    comparisons; pictures: the first eight (a photograph each) clean, damaged, restored.
+    table: data, fix, n, each measure and the Frechet distance to the clean pictures with their
+    ends; n counts scenes, or photographs. sets: each measure by data and fix, one number a set, for
+    paired comparisons; pictures: the first eight (one of a photograph) clean, damaged, restored.
     """
 
-    def make(clean: Tensor, damaged: Tensor) -> Tensor:
-        return colour.FIXES[fix](damaged if restore is None else restore(damaged), damaged)
+    def make(clean: Tensor, damaged: Tensor) -> dict[str, Tensor]:
+        made = damaged if restore is None else restore(damaged)
+        return {fix: colour.FIXES[fix](made, damaged) for fix in fixes}
 
     return _judged(pipe, make, n, family, judge, features, seed, mine)
 
 
 def _judged(
     pipe: StableDiffusionPipeline,
-    make: Callable[[Tensor, Tensor], Tensor],
+    make: Callable[[Tensor, Tensor], dict[str, Tensor]],
     n: int,
     family: str | None,
     judge: str,
@@ -70,24 +72,31 @@ def _judged(
     seed: int,
     mine: folder.Photographs | None,
 ) -> dict:
-    rows, sets, shown = [], {}, {}
+    rows: list[dict] = []
+    sets: dict[str, Tensor] = {}
+    shown: dict[str, Tensor] = {}
     look = extractors.extractor(features, pipe.device)
     for kind, parts in splits.heldout_sets(pipe, n, seed, mine).items():
         clean, each = torch.cat(parts), [len(p) for p in parts]
         damaged = clean
         if family is not None:
             damaged = degradations.pairs(clean, family, splits.SEEDS["heldout"] + seed)
-        made = make(clean, damaged).clamp(-1, 1)
-        row: dict = {"data": kind, "n": len(parts)}
-        for name, x in scores(clean, made, judge, pipe.device).items():
-            by = torch.stack([part.double().mean() for part in x.split(each)])
-            row |= uncertainty.mean(by).named(name)
-            sets[f"{kind}, {name}"] = by
-        a, b = (extractors.features(look, x) for x in (made, clean))
-        rows.append(row | frechet(a, b, each).named("frechet"))
         first = [int(i) for i in torch.tensor([0, *each[:-1]]).cumsum(0)[:8]]
-        for what, x in (("clean", clean), ("damaged", damaged), ("restored", made)):
-            shown[f"{kind}, {what}"] = x[first].clone()
+        shown |= {
+            f"{kind}, clean": clean[first].clone(),
+            f"{kind}, damaged": damaged[first].clone(),
+        }
+        was = extractors.features(look, clean)
+        for fix, x in make(clean, damaged).items():
+            made = x.clamp(-1, 1)
+            row: dict = {"data": kind, "fix": fix, "n": len(parts)}
+            for name, found in scores(clean, made, judge, pipe.device).items():
+                by = torch.stack([part.double().mean() for part in found.split(each)])
+                row |= uncertainty.mean(by).named(name)
+                sets[f"{kind}, {fix}, {name}"] = by
+            now = extractors.features(look, made)
+            rows.append(row | frechet(now, was, each).named("frechet"))
+            shown[f"{kind}, {fix}"] = made[first].clone()
     return {"table": pd.DataFrame(rows), "sets": sets, "pictures": shown}
 
 
@@ -120,7 +129,8 @@ def ceiling(
     """The clean pictures through a VAE alone, judged as `judged` does it: what no restoration
     around that VAE can exceed.
     """
-    through = lambda x: autoencoders.pictures(net, autoencoders.latents(net, x)[0])  # noqa: E731
-    return _judged(
-        pipe, lambda clean, damaged: through(clean), n, None, judge, features, seed, mine
-    )
+
+    def make(clean: Tensor, damaged: Tensor) -> dict[str, Tensor]:
+        return {"none": autoencoders.pictures(net, autoencoders.latents(net, clean)[0])}
+
+    return _judged(pipe, make, n, None, judge, features, seed, mine)

@@ -102,6 +102,7 @@ class Restoration(Strict):
     steps: Count
     batch: Count
     lr: Rate
+    seeds: Count  # at most, of the systems that are trained with several
     rank: Count  # of the adapters; at most a quarter of a layer's width is used
     loss: Literal["mini-attributes", "lpips-vgg"]  # backbone of the perceptual loss
     judge: Literal["mini-clip", "lpips-alex"]  # of the LPIPS that judges: no loss has it

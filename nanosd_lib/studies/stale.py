@@ -32,6 +32,7 @@ REFERENCE = ROOT / "results" / "reference"
 DIGITS = 16  # of a hash: enough to tell two files apart
 RELEASED = {  # the recipe that asks for it: kind of member
     f"{PACKAGE}.recipes.surrogates": "surrogates",
+    f"{PACKAGE}.recipes.restoring": "adapters",
     f"{PACKAGE}.recipes.members": "aligned",
     f"{PACKAGE}.recipes.slimming": "vae",
 }

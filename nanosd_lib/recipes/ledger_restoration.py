@@ -1,0 +1,34 @@
+"""The ledger's rows of notebook 07."""
+
+from __future__ import annotations
+
+from nanosd_lib.recipes import restoring, super_resolution
+from nanosd_lib.recipes.super_resolution import FIX, Case, Judged
+from nanosd_lib.runs.notebook import Run
+
+PHOTOGRAPHS, SCENES = "held-out photographs", "held-out scenes"
+
+
+def restored(run: Run, cases: dict[str, Case], made: Judged) -> None:
+    """LPIPS of OSEDiff on N2 against bicubic, against the teacher's backbone, against TinySD's;
+    paired over photographs, the mean over seeds, the scenes' ratio beside it.
+    """
+    matched = [
+        c for c in cases.values() if c.system == "OSEDiff" and c.t != restoring.one_step.PUBLISHED
+    ]
+    by = {(c.backbone.name, c.backbone.vae): c for c in matched if c.backbone is not None}
+    n2, r = by["N2", "teacher"], run.profile.restoration
+    pairs = {
+        "sr-beats-input": cases["bicubic"],
+        "sr-quality-kept": by["teacher", "teacher"],
+        "sr-beats-light-backbones": by["TinySD", "teacher"],
+    }
+    ours = made[n2.label, restoring.TRAINED_ON]
+    for claim, other in pairs.items():
+        theirs = made[other.label, restoring.TRAINED_ON]
+        ratio = super_resolution.lpips_ratio(ours, theirs, PHOTOGRAPHS)
+        scenes = super_resolution.lpips_ratio(ours, theirs, SCENES)
+        n = len(super_resolution.sets(ours, PHOTOGRAPHS, "lpips"))
+        said = f"{n2.adapters[0].how}; {restoring.TRAINED_ON} family, x4, t = {n2.t}, {FIX} fix,"
+        said += f" LPIPS over {r.judge}, paired by photograph, {len(ours)} seeds"
+        run.record(claim, ratio, said, n=n, seeds=len(ours), scenes=scenes.value)

@@ -1,0 +1,187 @@
+"""The comparisons of notebook 07: what each restoration makes of held-out pictures."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from nanosd_lib.networks import counting
+from nanosd_lib.networks.arch import NANOSD, Arch
+from nanosd_lib.networks.vae import Autoencoder
+from nanosd_lib.quality import uncertainty
+from nanosd_lib.quality.uncertainty import Interval
+from nanosd_lib.recipes import restoring, shared, slimming
+from nanosd_lib.recipes.restoring import Backbone
+from nanosd_lib.recipes.surrogates import Taught
+from nanosd_lib.recipes.trained import Trained
+from nanosd_lib.restoration import judging
+from nanosd_lib.runs.cache import Later
+from nanosd_lib.runs.notebook import Artifact, Run
+
+FIXES = ["none", "wavelet"]
+FIX = "wavelet"  # of comparisons: the published tools fix colours by default
+
+
+@dataclass(frozen=True)
+class Case:
+    """A restoration as a table shows it: "bicubic", "VAE alone", "untrained", "OSEDiff"; with the
+    adapters of every seed, where it has some.
+    """
+
+    system: str
+    backbone: Backbone | None = None
+    adapters: tuple[Trained, ...] = ()
+    t: int | None = None
+
+    @property
+    def label(self) -> str:
+        b = self.backbone
+        if b is None or self.system == "VAE alone":
+            return self.system + ("" if b is None else f", {b.vae}")
+        vae = "" if b.autoencoder is None else ", slim VAE"
+        return f"{self.system} on {b.name}{vae}, t = {self.t}"
+
+
+def cases(run: Run, pipe, taught: Taught) -> dict[str, Case]:
+    """Bicubic, what the two VAEs keep, the bare backbones, and every system that is trained."""
+    t = int(restoring.damage(run, pipe).t.iloc[-1])
+    backbones: dict[tuple[str, bool], Backbone] = {}
+    for name, slim, _, _ in restoring.COMPARED:
+        if (name, slim) not in backbones:
+            backbones[name, slim] = restoring.backbone(run, pipe, name, taught, slim)
+    found = [Case("bicubic")]
+    found += [Case("VAE alone", backbones[key]) for key in (("teacher", False), ("N2", True))]
+    found += [Case("untrained", backbones[name, False], (), t) for name in ("teacher", "N2")]
+    for name, slim, timestep, seeds in restoring.COMPARED:
+        b = backbones[name, slim]
+        some = range(min(seeds, run.profile.restoration.seeds))
+        mine = tuple(restoring.system(run, pipe, b, timestep, k) for k in some)
+        found.append(Case("OSEDiff", b, mine, mine[0].settings.budget["t"]))
+    return {case.label: case for case in found}
+
+
+def judged(run: Run, pipe, case: Case, family: str = restoring.TRAINED_ON) -> list[Artifact]:
+    """What held-out pictures become and how near they are to what they were: of each seed; of the
+    first alone in a family that nothing was trained on.
+    """
+    r, (keys, mine) = run.profile.restoration, shared.photographs(run, pipe)
+    how = {"n": r.heldout, "judge": r.judge, "features": run.profile.samples.features}
+    b, how = case.backbone, how | {"seed": run.seed}
+    context = {"quiet": True, "pipe": pipe, "mine": mine}
+    if case.system == "VAE alone":
+        assert b is not None
+        net = Later(functools.partial(b.vae_of, pipe))
+        keys = [*keys, *([b.autoencoder.key] if b.autoencoder else [])]
+        return [run.cached("restoration-ceiling", judging.ceiling, how, keys, net=net, **context)]
+    made = []
+    seeds = case.adapters if family == restoring.TRAINED_ON else case.adapters[:1]
+    for t in seeds or (None,):
+        mine_of = [*keys, case.system]
+        restore = None
+        if b is not None:
+            restore = Later(functools.partial(restoring.restorer, pipe, b, t, case.t or 0))
+            mine_of += [*b.of.values(), str(case.t), *([t.key] if t else [])]
+        params = how | {"family": family, "fixes": FIXES if b else FIXES[:1]}
+        made.append(
+            run.cached("restored", judging.judged, params, mine_of, restore=restore, **context)
+        )
+    return made
+
+
+Judged = dict[tuple[str, str], list[Artifact]]  # by (label of the case, family)
+
+
+def table(run: Run, some: dict[str, Case], made: Judged) -> pd.DataFrame:
+    """sr.csv: a row for each case, seed, family, kind of pictures and colour fix."""
+    r, rows = run.profile.restoration, []
+    said = f"LPIPS over {r.judge} (losses over {r.loss}), Frechet over"
+    said += f" {run.profile.samples.features}, x4"
+    for (label, family), each in made.items():
+        case = some[label]
+        b, none = case.backbone, case.system == "VAE alone"
+        for k, found in enumerate(each):
+            t = case.adapters[k] if case.adapters else None
+            first = {"system": case.system, "timestep": None if none else case.t}
+            first |= {"backbone": None if b is None or none else b.name}
+            first |= {"vae": None if b is None else b.vae}
+            last = {"protocol": said + (f", {t.how}" if t else "")}
+            for row in found["table"].to_dict("records"):
+                where = {"data": row.pop("data"), "fix": row.pop("fix")}
+                where |= {"degradation": None if none else family}
+                where |= {"seed": None if t is None else t.settings.budget["seed"]}
+                rows.append(first | where | row | last)
+    return pd.DataFrame(rows)
+
+
+def sets(made: Sequence[Artifact], data: str, measure: str, fix: str = FIX) -> Tensor:
+    """One number for each scene or photograph, the mean over seeds."""
+    names = [f"{data}, {f}, {measure}" for f in (fix, "none")]  # bicubic needs no fix
+    each = [a["sets"][names[0]] if names[0] in a["sets"] else a["sets"][names[1]] for a in made]
+    return torch.stack(each).mean(0)
+
+
+def differences(
+    made: Judged, family: str = restoring.TRAINED_ON, against: str = "bicubic"
+) -> pd.DataFrame:
+    """case, data, measure, difference to another case with its ends, n, seeds: paired by scene or
+    by photograph.
+    """
+    rows = []
+    for (label, degraded), each in made.items():
+        if degraded != family or label in (against, "VAE alone, teacher", "VAE alone, slim"):
+            continue
+        for data in ("held-out scenes", "held-out photographs"):
+            for measure in judging.MEASURES:
+                off = sets(each, data, measure) - sets(made[against, family], data, measure)
+                row = {"case": label, "data": data, "measure": measure, "n": len(off)}
+                row["seeds"] = len(each)
+                rows.append(row | uncertainty.mean(off).named("difference"))
+    return pd.DataFrame(rows)
+
+
+def lpips_ratio(one: Sequence[Artifact], other: Sequence[Artifact], data: str) -> Interval:
+    """LPIPS of one case over that of another, paired by scene or photograph."""
+    a, b = (sets(x, data, "lpips") for x in (one, other))
+    return uncertainty.ratio(a, b)
+
+
+def costs(run: Run, pipe, text: str, slim: Autoencoder) -> pd.DataFrame:
+    """sr_cost.csv: backbone, vae, params_m, gmac, ms (with quartiles) and passes of one tile at the
+    size that the pipeline works at: both halves of the VAE and one pass of the U-Net, whose prompt
+    is fixed. Adapters are left out: fused they cost nothing.
+    """
+    times = slimming.profile(run, pipe, text, {"slim": slim}, 1).set_index(["component", "model"])
+    of_vae = slimming.costs(run, pipe).set_index(["model", "part"])
+    meta, tokens = counting.on_meta(pipe.unet), pipe.tokenizer.model_max_length
+    archs = {"teacher": NANOSD["SD1.5"], "slim": Arch.parse(text)}
+    of_unet = counting.counts(archs, meta, tokens).set_index("model")
+    rows = []
+    for unet, vae in (("teacher", "teacher"), ("slim", "teacher"), ("slim", "slim")):
+        u = of_unet.loc[unet]
+        parts = of_vae.loc[vae].loc[["encoder", "decoder"]]
+        row = {"system": "OSEDiff", "backbone": "teacher" if unet == "teacher" else "N2"}
+        row |= {"vae": vae, "params_m": (u.params + parts.params.sum()) / 1e6}
+        row |= {"gmac": u.gmac_linear + u.gmac_attention + parts.gmac.sum()}
+        which = [("U-Net", unet), ("VAE encoder", vae), ("VAE decoder", vae)]
+        for end in ("median", "low", "high"):
+            row["ms" if end == "median" else f"ms_{end}"] = times.loc[which, f"ms_{end}"].sum()
+        rows.append(row | {"passes": 1})
+    return pd.DataFrame(rows)
+
+
+def adapters(some: dict[str, Case]) -> pd.DataFrame:
+    """adapters.csv: name, layers, parameters, megabytes (float16), steps, from, of each file."""
+    rows = []
+    for case in some.values():
+        for t in case.adapters:
+            n = sum(v.numel() for v in t.tensors.values())
+            layers = sum(".lora_A." in k for k in t.tensors)
+            row = {"name": t.member.name, "layers": layers, "parameters": n}
+            row |= {"megabytes": 2 * n / 1e6, "steps": t.steps}
+            rows.append(row | {"from": "release" if t.released else "trained here"})
+    return pd.DataFrame(rows)

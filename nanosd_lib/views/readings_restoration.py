@@ -1,0 +1,109 @@
+"""What notebook 07's tables say, in words made from their numbers."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from nanosd_lib.views.readings import between, digits, listed
+
+SIGNED = "{:+.2g}"
+
+
+def _row(table: pd.DataFrame, case: str, data: str, measure: str) -> pd.Series:
+    found = table[(table.case == case) & (table.data == data) & (table.measure == measure)]
+    return found.iloc[0]
+
+
+def _in(row: pd.Series, form: str = "") -> str:
+    return between(row.difference, row.difference_low, row.difference_high, form)
+
+
+def _better(row: pd.Series, sign: int) -> str:
+    """better, worse or undecided, by the whole interval; sign is that of an improvement."""
+    low, high = sorted((sign * row.difference_low, sign * row.difference_high))
+    return "better" if low > 0 else "worse" if high < 0 else "undecided"
+
+
+def gain(damage: pd.DataFrame, g: list[float], published: int) -> str:
+    """The curve of gains: damage of both kinds, the published timestep and the matched one."""
+    both, (one, two) = damage.iloc[-1], (damage.iloc[k] for k in (0, 1))
+    return (
+        f"At t = {published} an error of the U-Net is multiplied by {digits(g[published])}. The"
+        f" latents of damaged and clean training pictures lie"
+        f" {between(both.rms, both.rms_low, both.rms_high)} apart ({digits(one.rms)} for"
+        f" {one.data}, {digits(two.rms)} for {two.data}); noise of that size is met at t ="
+        f" {both.t:.0f}, where an error is multiplied by {digits(g[int(both.t)])}."
+    )
+
+
+def lesson(before: float, after: float, steps: int) -> str:
+    """The page's own short training: error of held-out pictures before and after."""
+    way = "fell" if after < before else "did not fall"
+    return (
+        f"In {steps} steps the mean square error of held-out pictures {way}, from"
+        f" {digits(before)} to {digits(after)}. That shows how it is learned, not how well."
+    )
+
+
+def differences(table: pd.DataFrame) -> str:
+    """Every case against bicubic: how many are better beyond their interval, and the exception."""
+    said = []
+    for data in dict.fromkeys(table.data):
+        rows = table[(table.data == data) & (table.measure == "lpips")]
+        mine = rows[rows.case.str.startswith("OSEDiff")]
+        verdicts = [_better(r, -1) for _, r in mine.iterrows()]
+        best = mine.loc[mine.difference.idxmin()]
+        psnr = _row(table, best.case, data, "psnr_y")
+        worse = [
+            r.case for (_, r), v in zip(mine.iterrows(), verdicts, strict=True) if v == "worse"
+        ]
+        said.append(
+            f"On {data} (n = {best.n}) {verdicts.count('better')} of {len(mine)} trained systems"
+            f" have a smaller LPIPS than bicubic beyond their interval; the smallest belongs to"
+            f" {best.case} ({_in(best, SIGNED)}), whose PSNR is {_better(psnr, 1)}"
+            f" ({_in(psnr, SIGNED)} dB)."
+            + (f" Worse than bicubic: {listed(worse)}." if worse else "")
+        )
+    return " ".join(said)
+
+
+def ceiling(table: pd.DataFrame) -> str:
+    """What the VAEs alone keep, beside bicubic: rows of sr.csv."""
+    said = []
+    for data in dict.fromkeys(table.data):
+        of = table[(table.data == data) & (table.fix == "none")]
+        plain = of[of.system == "bicubic"].iloc[0]
+        alone = of[of.system == "VAE alone"].set_index("vae").psnr_y
+        parts = [f"the {name} VAE {digits(x)} dB" for name, x in alone.items()]
+        said.append(
+            f"on {data} {listed(parts)}, where bicubic of the damaged ones has"
+            f" {digits(plain.psnr_y)} dB"
+        )
+    low = min(
+        table[(table.system == "VAE alone") & (table.data == d)].psnr_y.min()
+        - table[(table.system == "bicubic") & (table.data == d)].psnr_y.max()
+        for d in dict.fromkeys(table.data)
+    )
+    end = (
+        "The ceiling is not what decides."
+        if low > 0
+        else "Where the ceiling lies below bicubic, no backbone can win on PSNR."
+    )
+    return f"Clean pictures through a VAE and nothing else: {'; '.join(said)}. {end}"
+
+
+def answer(
+    table: pd.DataFrame, to_teacher: pd.DataFrame, ours: str, params: float, ms: float
+) -> str:
+    """Page 07 in one sentence: differences of the small backbone to bicubic and to the teacher."""
+    photo, scene = "held-out photographs", "held-out scenes"
+    lpips, psnr = (_row(table, ours, photo, m) for m in ("lpips", "psnr_y"))
+    same, scenes = _row(to_teacher, ours, photo, "lpips"), _row(table, ours, scene, "lpips")
+    words = {"better": "smaller", "worse": "larger", "undecided": "undecided"}
+    return (
+        f"OSEDiff around N2 changes LPIPS against bicubic by {_in(lpips, SIGNED)} on held-out"
+        f" photographs ({words[_better(lpips, -1)]}; PSNR {_in(psnr, SIGNED)} dB) and by"
+        f" {_in(scenes, SIGNED)} on held-out scenes ({words[_better(scenes, -1)]}); against the"
+        f" teacher's backbone it is {_in(same, SIGNED)} ({words[_better(same, -1)]}), with"
+        f" {params:.0%} of its parameters and {ms:.0%} of its time."
+    )

@@ -1,0 +1,102 @@
+"""The figures of notebook 07: the gain of a step, differences to bicubic, and crops."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from nanosd_lib.views import figures
+
+TEACHER, PUBLISHED, TINY, PLAIN = "#4D4D4D", "#0072B2", "#8A5AA0", "#808080"
+
+
+def colour(case: str) -> str:
+    """One colour for a backbone, on every page."""
+    names = {"on teacher": TEACHER, "on N": PUBLISHED, "on TinySD": TINY}
+    return next((c for part, c in names.items() if part in case), PLAIN)
+
+
+def gain(g: Sequence[float], damage: pd.DataFrame, used: Mapping[str, int]) -> Figure:
+    """How much an error of the U-Net is multiplied by at each timestep, the published systems' own
+    timesteps, and the distance of damaged and clean latents.
+    """
+    fig, ax = figures.subplots(figsize=(6.4, 3.4))
+    ax.semilogy(range(len(g)), g, color="#222222", lw=1.5)
+    for i, (name, t) in enumerate(used.items()):
+        ax.plot(t, g[t], "o", color=PLAIN, ms=5)
+        left = i % 2 == 0  # neighbours to either side of the curve
+        ax.annotate(
+            f"{name}, t = {t}",
+            (t, g[t]),
+            xytext=(-7, 5) if left else (7, -10),
+            ha="right" if left else "left",
+            textcoords="offset points",
+            fontsize=7,
+            color="#555555",
+        )
+    both = damage.iloc[-1]
+    ax.axhspan(both.rms_low, both.rms_high, color=PUBLISHED, alpha=0.25, lw=0)
+    ax.axhline(both.rms, color=PUBLISHED, lw=1)
+    ax.axvline(both.t, color=PUBLISHED, lw=1, ls=":")
+    ax.annotate(
+        f"damage: {both.rms:.2f}, met at t = {both.t:.0f}",
+        (len(g) * 0.98, both.rms),
+        xytext=(0, -11),
+        textcoords="offset points",
+        ha="right",
+        fontsize=8,
+        color=PUBLISHED,
+    )
+    ax.set(xlabel="timestep t", ylabel="gain g(t)", ylim=(max(0.05, min(g)), max(g) * 2))
+    fig.tight_layout()
+    return fig
+
+
+def differences(table: pd.DataFrame) -> Figure:
+    """LPIPS and PSNR of each case against bicubic, in pairs: rows of `differences`."""
+    measures = {"lpips": "LPIPS less bicubic's\n(left is better)"}
+    measures["psnr_y"] = "PSNR on Y less bicubic's, dB\n(right is better)"
+    names = list(dict.fromkeys(table.case))
+    fig, axes = figures.subplots(
+        1, 2, figsize=(7.6, 0.42 * len(names) + 1.2), sharey=True, squeeze=False
+    )
+    marks = {"held-out scenes": ("o", -0.14), "held-out photographs": ("s", 0.14)}
+    for ax, (measure, label) in zip(axes[0], measures.items(), strict=True):
+        for data, (mark, shift) in marks.items():
+            rows = table[(table.measure == measure) & (table.data == data)].set_index("case")
+            for i, name in enumerate(names):
+                r = rows.loc[name]
+                ends = [
+                    [r.difference - r.difference_low],
+                    [r.difference_high - r.difference],
+                ]
+                ax.errorbar(
+                    r.difference,
+                    i + shift,
+                    xerr=np.nan_to_num(ends),
+                    fmt=mark,
+                    color=colour(name),
+                    ms=4.5,
+                    lw=1.2,
+                    mfc=colour(name) if mark == "o" else "white",
+                )
+        ax.axvline(0, color="black", lw=0.8)
+        ax.set_xlabel(label)
+    axes[0, 0].set_yticks(range(len(names)), names, fontsize=8)
+    axes[0, 0].invert_yaxis()
+    for data, (mark, _) in marks.items():
+        axes[0, 1].plot(
+            [], [], mark, color="black", mfc="black" if mark == "o" else "white", label=data
+        )
+    fig.legend(loc="lower center", ncols=2, fontsize=8, bbox_to_anchor=(0.6, -0.02))
+    fig.tight_layout(rect=(0, 0.05, 1, 1))
+    return fig
+
+
+def crops(rows: Mapping[str, Tensor], n: int = 6) -> Figure:
+    """The same pictures in each row, n of them."""
+    return figures.grid({k: v[:n] for k, v in rows.items()}, margin=1.6)

@@ -1,0 +1,91 @@
+"""readings_restoration: every reading is given two tables and says two different things."""
+
+from __future__ import annotations
+
+import pandas as pd
+import pytest
+
+from nanosd_lib.views import readings_restoration as readings
+from nanosd_lib.views import restoration_figures as charts
+
+G = [0.03 * k for k in range(500)] + [14.6] * 500
+OURS = "OSEDiff on N2, t = 220"
+
+
+def damage(t=220):
+    rows = [("scenes", 0.58, t - 9), ("crops of photographs", 0.64, t + 8), ("both", 0.61, t)]
+    table = pd.DataFrame(rows, columns=["data", "rms", "t"])
+    return table.assign(rms_low=table.rms - 0.01, rms_high=table.rms + 0.01)
+
+
+def differences(lpips=-0.2, psnr=-0.4):
+    rows = []
+    for case, shift in ((OURS, 0.0), ("OSEDiff on teacher, t = 999", 0.5), ("untrained", 0.3)):
+        for data in ("held-out scenes", "held-out photographs"):
+            for measure, value in (("lpips", lpips + shift), ("psnr_y", psnr - shift)):
+                row = {"case": case, "data": data, "measure": measure, "n": 6, "seeds": 3}
+                ends = {"difference_low": value - 0.05, "difference_high": value + 0.05}
+                rows.append(row | {"difference": value} | ends)
+    return pd.DataFrame(rows)
+
+
+def table(ceiling=32.0):
+    rows = [("bicubic", None, 25.0), ("VAE alone", "teacher", ceiling), ("VAE alone", "slim", 31.0)]
+    some = pd.DataFrame(rows, columns=["system", "vae", "psnr_y"]).assign(fix="none")
+    kinds = ("held-out scenes", "held-out photographs")
+    return pd.concat([some.assign(data=kind) for kind in kinds], ignore_index=True)
+
+
+CASES = {
+    "gain": (
+        lambda: readings.gain(damage(), G, 999),
+        lambda: readings.gain(damage(90), G, 999),
+        ["met at t = 220", "met at t = 90"],
+    ),
+    "lesson": (
+        lambda: readings.lesson(0.1, 0.08, 12),
+        lambda: readings.lesson(0.1, 0.11, 12),
+        ["fell, from 0.1 to 0.08", "did not fall, from 0.1 to 0.11"],
+    ),
+    "differences": (
+        lambda: readings.differences(differences()),
+        lambda: readings.differences(differences(0.01, 0.3)),
+        ["1 of 2 trained systems", "0 of 2 trained systems"],
+    ),
+    "who is worse": (
+        lambda: readings.differences(differences()),
+        lambda: readings.differences(differences(0.4)),
+        [
+            "Worse than bicubic: OSEDiff on teacher, t = 999",
+            f"Worse than bicubic: {OURS} and OSEDiff on teacher, t = 999",
+        ],
+    ),
+    "ceiling": (
+        lambda: readings.ceiling(table()),
+        lambda: readings.ceiling(table(24.0)),
+        ["The ceiling is not what decides", "no backbone can win on PSNR"],
+    ),
+    "answer": (
+        lambda: readings.answer(differences(), differences(), OURS, 0.3, 0.5),
+        lambda: readings.answer(differences(0.4), differences(0.01), OURS, 0.3, 0.5),
+        ["(smaller; PSNR -0.4", "(larger; PSNR -0.4"],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_two_tables_are_read_as_two_sentences(name):
+    one, two, words = CASES[name]
+    texts = one(), two()
+    assert texts[0] != texts[1]
+    for text, part in zip(texts, words, strict=True):
+        assert part in text and text[0].isupper() and text[-1] == "."
+        assert "nan" not in text and "  " not in text
+
+
+def test_the_figures_are_drawn_from_these_tables():
+    fig = charts.differences(differences())
+    assert [t.get_text() for t in fig.axes[0].get_yticklabels()][0] == OURS
+    fig = charts.gain(G, damage(), {"OSEDiff": 999, "HYPIR": 200})
+    assert any("met at t = 220" in t.get_text() for t in fig.axes[0].texts)
+    assert charts.colour("OSEDiff on teacher, t = 9") != charts.colour(OURS)
