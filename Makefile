@@ -11,6 +11,9 @@ RUN ?= results/mini
 ONLY ?=
 ARCH ?= R RA RA | RARA RRA RRA
 FRESH ?=
+IMAGE ?=
+TASK ?= sr
+OUT ?=
 COMMIT ?=
 PYTHON ?= $(shell for p in python3.11 python3 python3.12; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' 2>/dev/null \
@@ -28,7 +31,7 @@ LOCK = $(BIN)/uv pip compile --quiet --universal --generate-hashes --python-vers
 	--all-extras --custom-compile-command 'make lock' pyproject.toml -o requirements.lock
 
 .DEFAULT_GOAL := help
-.PHONY: help env test nightly reproduce quick run hardware dryrun sweep sweep-status doctor lab teacher reference stale compare release verify-release judge chaos drift slurm-test bench lock clean
+.PHONY: help env test nightly reproduce quick run hardware dryrun sweep sweep-status doctor lab teacher reference stale compare release verify-release judge restore chaos drift slurm-test bench lock clean
 
 help:  ## list the verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' Makefile
@@ -123,6 +126,9 @@ verify-release: $(STAMP)  ## compute every released member's witness again: ONLY
 
 judge: $(STAMP)  ## a network of your own, assembled and judged: ARCH="R RA RA | RARA RRA RRA"
 	@$(CLI) judge --arch '$(ARCH)'
+
+restore: $(STAMP)  ## a picture of your own, four times as large: IMAGE=photo.jpg TASK=sr OUT=photo-x4.png
+	@$(CLI) restore --image '$(IMAGE)' --task '$(TASK)' --out '$(OUT)'
 
 chaos: $(STAMP)  ## break a smoke run in every way we know, and count what is lost (24 minutes)
 	@$(BIN)/python tests/chaos.py

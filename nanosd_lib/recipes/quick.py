@@ -18,6 +18,7 @@ from torch import Tensor
 from nanosd_lib import paths
 from nanosd_lib.networks import arch, counting, pipeline, surgery
 from nanosd_lib.recipes import members, own_network, shared, surrogates, trained
+from nanosd_lib.recipes.trained import Trained
 from nanosd_lib.runs import notebook, release
 from nanosd_lib.runs.notebook import Run
 
@@ -43,17 +44,25 @@ def network(run: Run, pipe: StableDiffusionPipeline) -> tuple[UNet2DConditionMod
     """NanoSD 2 and a word on how far it was trained: aligned where the release holds it, else
     assembled of its surrogates. `release.Absent` where these are missing too.
     """
-    changed = [(s, c) for s, c in arch.NANOSD["N2"].stages.items() if c != arch.BASE[s]]
-    parts = [trained.found(run, surrogates.member(s, c)) for s, c in changed]
-    taught = surrogates.Taught(
-        {f"{s}:{c}": t for (s, c), t in zip(changed, parts, strict=True)}, pd.DataFrame()
-    )
+    taught = _parts(run)
     try:
-        found = trained.found(run, members.member(N2, taught))
-        return members.network(pipe, found), "aligned"
+        return members.network(pipe, aligned(run)), "aligned"
     except release.Absent:
         nets = surrogates.nets(pipe, taught)
         return surgery.assemble(arch.NANOSD["N2"], pipe.unet, nets), "assembled, not aligned"
+
+
+def aligned(run: Run) -> Trained:
+    """NanoSD 2 as it lies in the release; `release.Absent` where it does not."""
+    return trained.found(run, members.member(N2, _parts(run)))
+
+
+def _parts(run: Run) -> surrogates.Taught:
+    """The surrogates that NanoSD 2 is made of; `release.Absent` where one is missing."""
+    changed = [(s, c) for s, c in arch.NANOSD["N2"].stages.items() if c != arch.BASE[s]]
+    parts = [trained.found(run, surrogates.member(s, c)) for s, c in changed]
+    by = {f"{s}:{c}": t for (s, c), t in zip(changed, parts, strict=True)}
+    return surrogates.Taught(by, pd.DataFrame())
 
 
 def draw(pipe: StableDiffusionPipeline, how: pipeline.Sampling) -> Drawn:
