@@ -37,6 +37,7 @@ def test_the_plan_names_every_stage(table):
         "fwkd",
         "search",
         "align",
+        "osediff",
         "sensitivity",
         "reference",
         "latents-train",
@@ -63,7 +64,7 @@ def test_counted_work_is_what_torch_counts_in_the_stage(study):
     judges' small networks do is left out of it).
     """
     steps = {s.name: s for s in study.steps()}
-    ours = ("vae-moments", "vae-student", "vae-compare", "latents-slim", "codesign")
+    ours = ("vae-moments", "vae-student", "vae-compare", "latents-slim", "codesign", "osediff")
     for name in ("check-vae", "reference", "prior", "search", *ours):
         counted = 2e9 * sum(counting.flops(steps[name].call))
         assert steps[name].done == pytest.approx(counted, rel=0.25), name

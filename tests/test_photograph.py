@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,7 +13,7 @@ from PIL import Image
 from torch.nn import functional as F
 
 from nanosd_lib.recipes import restore as verb
-from nanosd_lib.restoration import colour, photograph, tiling
+from nanosd_lib.restoration import colour, photograph, tiling, whole
 
 
 class Enlarging:
@@ -120,6 +121,32 @@ def test_it_is_the_tilers_contract():
     call = photograph.tile_function(Enlarging())
     made = tiling.run(picture(20, 20), call, photograph.grid(20, 20, Enlarging()), progress=False)
     assert made.shape == (80, 80, 3)
+
+
+def test_a_whole_photograph_is_measured():
+    """Bicubic tiles with a small tint: no better than bicubic, no seam, time and memory counted."""
+    one = Enlarging(0.02)
+    made = whole.report("rocket.jpg", 0.05, "mild", 0, "mini-clip", 8, None, {"mine": one})
+    table = made["table"].set_index("method")
+    assert table.megapixels["mine"] == pytest.approx(0.05, rel=0.1)
+    assert table.lpips["mine"] == pytest.approx(table.lpips["bicubic"], rel=0.25)
+    assert table.psnr_y["mine"] == pytest.approx(table.psnr_y["bicubic"], abs=1.5)
+    assert table.seam["mine"] < 1.5 and table.seconds["mine"] > 0 and table.peak_mb["mine"] >= 0
+    assert table.tiles["mine"] > 10 and set(made["pictures"]) == {"clean", "bicubic", "mine"}
+
+
+def test_a_photograph_is_read_at_its_full_size():
+    assert whole.photograph_of("chelsea.png", None).shape == (300, 448, 3)
+    small = whole.photograph_of("dandelion.jpg", 0.02)
+    assert small.shape[0] * small.shape[1] == pytest.approx(20_000, rel=0.1)
+
+
+def test_memory_that_grows_is_seen():
+    with whole.memory() as peak:
+        block = np.ones(40_000_000, np.uint8)
+        time.sleep(0.3)
+        del block
+    assert 30 < peak[0] < 300
 
 
 # -------------------------------------------------------------------------------------- the verb

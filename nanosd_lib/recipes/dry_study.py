@@ -15,11 +15,13 @@ from diffusers import StableDiffusionPipeline
 from nanosd_lib.data import photographs, splits
 from nanosd_lib.hardware import tile
 from nanosd_lib.learning import align, fwkd, vae_student
-from nanosd_lib.networks import ablation, arch, counting, pipeline, vae
+from nanosd_lib.networks import ablation, arch, counting, pipeline, surgery, vae
 from nanosd_lib.networks.arch import NANOSD
 from nanosd_lib.networks.pipeline import Sampling
 from nanosd_lib.quality import autoencoders, checks, codesign, following, prior, sensitivity, tafid
-from nanosd_lib.recipes import work
+from nanosd_lib.recipes import restoring, work
+from nanosd_lib.restoration import osediff
+from nanosd_lib.restoration import pairs as osediff_pairs
 from nanosd_lib.runs import profiles
 
 
@@ -130,6 +132,19 @@ class DryStudy:
         rate = self.profile.family.align_lr
         return align.align_archs([str(n2)], 1, 1, rate, 0, pipe=self.pipe, **how)
 
+    def osediff(self) -> dict:
+        r = self.profile.restoration
+        pairs = osediff_pairs.Pairs(
+            **osediff_pairs.pictures(self.pipe, 1, 1, 0)["pictures"], family="mild"
+        )
+        net = surgery.student(str(NANOSD["N2"]), self.pipe.unet)
+        how: dict[str, Any] = {"steps": 1, "batch": 1, "lr": r.lr, "seed": 0, "rank": r.rank}
+        how |= {"t": 200, "weights": osediff.WEIGHTS, "guidance": self.how.guidance}
+        return osediff.train(
+            self.pipe, net, self.pipe.vae, pairs, **how, loss="mini-attributes",
+            scratch=self.scratch / "osediff",
+        )  # fmt: skip
+
     def steps(self) -> list[Step]:
         """Every computation with what it does here and what the profile plans (flop)."""
         p, w, pipe, s = self.profile, self.work, self.pipe, self.profile.samples.steps
@@ -159,6 +174,11 @@ class DryStudy:
         students = v.seeds + 1 + 5
         learned = (v.seeds + 1) * v.steps + 5 * v.ablation_steps  # one is AutoencoderTiny
         held_out = len(photographs.PHOTOGRAPHS["heldout"])
+        r = p.restoration
+        # weights that stay get no gradient: twice a pass; the teacher is asked three times
+        restored = 2 * (w.n2 + w.unet + both) + 3 * w.unet
+        restored += 1.5 * 2e9 * autoencoders.judge_gmac("mini-attributes", pipeline.side(pipe))
+        systems = sum(min(seeds, r.seeds) for *_, seeds in restoring.COMPARED)
         errors = 2 * w.unet  # a teacher's and a student's pass over one noisy latent
         return [
             Step("check-vae", "00", lambda: checks.check_vae(pipe, 2, 0),
@@ -201,4 +221,6 @@ class DryStudy:
                  w.images(2, 1),
                  2 * w.images(2 * t.prompts + 4 * g.diversity + 9 * g.paths, s)
                  + w.images(3 * b.images, s)),
+            Step("osediff", "07", self.osediff,
+                 restored, systems * r.steps * r.batch * restored, systems),
         ]  # fmt: skip

@@ -18,6 +18,7 @@ from nanosd_lib.recipes import members, shared, slimming, surrogates, trained
 from nanosd_lib.recipes.surrogates import Taught
 from nanosd_lib.recipes.trained import Kind, Member, Plain, Settings, Trained
 from nanosd_lib.restoration import one_step, osediff, pairs
+from nanosd_lib.restoration.one_step import OneStep
 from nanosd_lib.restoration.pairs import Pairs
 from nanosd_lib.runs import release
 from nanosd_lib.runs.cache import Later
@@ -208,7 +209,9 @@ def _both(made: Artifact) -> tuple[Tensor, Tensor]:
     return made["pictures"]["pixels"], made["pictures"]["text"]
 
 
-def restorer(pipe: StableDiffusionPipeline, b: Backbone, t: Trained | None, step: int = 0):
+def restorer(
+    pipe: StableDiffusionPipeline, b: Backbone, t: Trained | None, step: int = 0
+) -> OneStep:
     """damaged -> restored by trained adapters; without them, at that timestep, by the bare
     backbone.
     """

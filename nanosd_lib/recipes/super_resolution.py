@@ -19,7 +19,8 @@ from nanosd_lib.recipes import restoring, shared, slimming
 from nanosd_lib.recipes.restoring import Backbone
 from nanosd_lib.recipes.surrogates import Taught
 from nanosd_lib.recipes.trained import Trained
-from nanosd_lib.restoration import judging
+from nanosd_lib.restoration import judging, whole
+from nanosd_lib.restoration.one_step import OneStep
 from nanosd_lib.runs.cache import Later
 from nanosd_lib.runs.notebook import Artifact, Run
 
@@ -185,3 +186,27 @@ def adapters(some: dict[str, Case]) -> pd.DataFrame:
             row |= {"megabytes": 2 * n / 1e6, "steps": t.steps}
             rows.append(row | {"from": "release" if t.released else "trained here"})
     return pd.DataFrame(rows)
+
+
+LARGEST = "dandelion.jpg"  # of the held-out photographs, 16 megapixels
+
+
+def photograph(
+    run: Run, pipe, some: Sequence[Case], megapixels: float | None, name: str = LARGEST
+) -> Artifact:
+    """A held-out photograph damaged and restored by each case's first adapters (`whole.report`), on
+    this machine; of so many megapixels, or as large as it is.
+    """
+    r = run.profile.restoration
+    how = {"name": name, "megapixels": megapixels, "family": restoring.TRAINED_ON, "seed": run.seed}
+    keys = [run.teacher_key, *(c.adapters[0].key for c in some), *(c.label for c in some)]
+    systems = Later(lambda: {c.label: _system(pipe, c) for c in some})
+    return run.cached(
+        "photograph", whole.report, how | {"judge": r.judge, "batch": r.batch}, keys,
+        measured=True, quiet=True, pipe=pipe, systems=systems,
+    )  # fmt: skip
+
+
+def _system(pipe, case: Case) -> OneStep:
+    assert case.backbone is not None
+    return restoring.restorer(pipe, case.backbone, case.adapters[0])

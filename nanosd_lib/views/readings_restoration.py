@@ -107,3 +107,18 @@ def answer(
         f" teacher's backbone it is {_in(same, SIGNED)} ({words[_better(same, -1)]}), with"
         f" {params:.0%} of its parameters and {ms:.0%} of its time."
     )
+
+
+def photograph(table: pd.DataFrame) -> str:
+    """A whole photograph, restored tile by tile: rows of sr_photograph.csv."""
+    plain, rest = table.iloc[0], table.iloc[1:]
+    each = []
+    for r in rest.itertuples():
+        way = "smaller" if r.lpips < plain.lpips else "larger"
+        each.append(
+            f"{r.method} works through {r.tiles:.0f} tiles at {digits(r.seconds / r.megapixels)} s"
+            f" a megapixel in {digits(r.peak_mb)} MB, leaves a LPIPS of {digits(r.lpips)}, {way}"
+            f" than bicubic's {digits(plain.lpips)}, and its error steps {digits(r.seam)} times as"
+            f" much across tile borders as elsewhere"
+        )
+    return f"{plain.picture} at {digits(plain.megapixels)} megapixels: {'; '.join(each)}."

@@ -100,3 +100,17 @@ def differences(table: pd.DataFrame) -> Figure:
 def crops(rows: Mapping[str, Tensor], n: int = 6) -> Figure:
     """The same pictures in each row, n of them."""
     return figures.grid({k: v[:n] for k, v in rows.items()}, margin=1.6)
+
+
+def halves(before: Tensor, after: Tensor, cut: int, names: tuple[str, str]) -> Figure:
+    """One picture, to the left of `cut` percent as it was before, to the right as it is after."""
+    fig, ax = figures.subplots(figsize=(4.2, 4.4))
+    at = round(before.shape[2] * cut / 100)
+    both = before.clone()
+    both[:, :, at:] = after[:, :, at:]
+    ax.imshow(figures.to_image(both), interpolation="nearest")
+    ax.axvline(at - 0.5, color="white", lw=1)
+    ax.axis("off")
+    ax.set_title(f"{names[0]} | {names[1]}", fontsize=9)
+    fig.tight_layout()
+    return fig

@@ -1,0 +1,131 @@
+"""A whole photograph damaged and restored: time, memory, seams, and what is left of the damage."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import pandas as pd
+import psutil
+import torch
+from diffusers import StableDiffusionPipeline
+from torch import Tensor
+
+from nanosd_lib.data import degradations, photographs, pictures
+from nanosd_lib.quality import extractors
+from nanosd_lib.restoration import judging, photograph, seams
+from nanosd_lib.restoration.one_step import OneStep
+
+LOOKED_AT = 200  # crops of 64 pixels, of which LPIPS is the mean
+PAUSE = 0.05  # seconds between looks at the process's memory
+
+
+def photograph_of(name: str, megapixels: float | None) -> np.ndarray:
+    """A photograph of `photographs.PHOTOGRAPHS` as uint8 with sides that 4 divides: as large as it
+    is, or made smaller to so many megapixels (each pixel the mean of those it covers).
+    """
+    from PIL import Image
+
+    x = pictures.read(photographs.path_of(name))
+    if megapixels is not None and x.shape[0] * x.shape[1] > megapixels * 1e6:
+        k = (megapixels * 1e6 / (x.shape[0] * x.shape[1])) ** 0.5
+        size = round(x.shape[1] * k), round(x.shape[0] * k)
+        x = np.asarray(Image.fromarray(x).resize(size, Image.Resampling.BOX))
+    h, w = (side // photograph.SCALE * photograph.SCALE for side in x.shape[:2])
+    return np.ascontiguousarray(x[:h, :w])
+
+
+def damaged(pixels: np.ndarray, family: str, seed: int) -> np.ndarray:
+    """The photograph degraded by one draw of that family and four times smaller, uint8."""
+    x = torch.from_numpy(pixels).permute(2, 0, 1).float() / 127.5 - 1
+    d = degradations.draw(degradations.FAMILIES[family], seed)
+    return _bytes(degradations.apply(x, d, photograph.SCALE))
+
+
+def _bytes(x: Tensor) -> np.ndarray:
+    return ((x + 1) * 127.5).round().clamp(0, 255).byte().permute(1, 2, 0).numpy()
+
+
+@contextmanager
+def memory() -> Iterator[list[float]]:
+    """[MB]: how far the process grows meanwhile: arrays, tensors, buffers of libraries."""
+    process, found, done = psutil.Process(), [0.0], threading.Event()
+    before = process.memory_info().rss
+
+    def look() -> None:
+        while not done.wait(PAUSE):
+            found[0] = max(found[0], (process.memory_info().rss - before) / 1e6)
+
+    watcher = threading.Thread(target=look, daemon=True)
+    watcher.start()
+    try:
+        yield found
+    finally:
+        done.set()
+        watcher.join()
+
+
+def report(
+    name: str,
+    megapixels: float | None,
+    family: str,
+    seed: int,
+    judge: str,
+    batch: int,
+    pipe: StableDiffusionPipeline,
+    systems: dict[str, OneStep],
+) -> dict:
+    """A photograph damaged, and restored by each system through the streaming tiler.
+
+    table: picture, megapixels (of the output), tiles, method, seconds, peak_mb (how far the process
+    grew while it streamed, the network's work included), seam (`seams.seam`: 1 where none shows),
+    psnr_y, lpips (the mean over crops of 64 pixels); its first row is bicubic interpolation.
+    pictures: a middle part of each, 256 pixels wide, and the clean one.
+    """
+    truth = photograph_of(name, megapixels)
+    small = damaged(truth, family, seed)
+    size = truth.shape[0] * truth.shape[1] / 1e6
+    first = {"picture": name, "megapixels": size}
+    began = time.perf_counter()
+    plain = _bytes(photograph.enlarged(small, 0, truth.shape[0]))
+    rows = [first | {"tiles": 1, "method": "bicubic", "seconds": time.perf_counter() - began}]
+    rows[0] |= {"peak_mb": float("nan"), "seam": float("nan"), **_near(plain, truth, judge)}
+    shown = {"clean": _part(truth), "bicubic": _part(plain)}
+    for method, system in systems.items():
+        g = photograph.grid(small.shape[0], small.shape[1], system)
+        began = time.perf_counter()
+        with memory() as peak:
+            made = photograph.restored(small, system, batch)
+        row = first | {"tiles": g.count, "method": method}
+        row |= {"seconds": time.perf_counter() - began, "peak_mb": peak[0]}
+        row["seam"] = seams.seam(made / 127.5 - 1, truth / 127.5 - 1, g)
+        rows.append(row | _near(made, truth, judge))
+        shown[method] = _part(made)
+    return {"table": pd.DataFrame(rows), "pictures": shown}
+
+
+def _near(made: np.ndarray, truth: np.ndarray, judge: str) -> dict[str, float]:
+    some = [torch.from_numpy(_crops(x)).permute(0, 3, 1, 2) for x in (made, truth)]
+    a, b = (x.float() / 127.5 - 1 for x in some)
+    y, z = judging.luma(a), judging.luma(b)
+    mse = ((y - z) / 2).pow(2).mean()
+    lpips = extractors.perceptual(a, b, judge).mean()
+    return {"psnr_y": float(-10 * torch.log10(mse.clamp_min(1e-10))), "lpips": float(lpips)}
+
+
+def _crops(x: np.ndarray, side: int = 64) -> np.ndarray:
+    """At most `LOOKED_AT` crops (N, side, side, 3), evenly over the picture."""
+    rows, columns = (n // side for n in x.shape[:2])
+    places = [(i * side, j * side) for i in range(rows) for j in range(columns)]
+    some = places[:: max(1, len(places) // LOOKED_AT)][:LOOKED_AT]
+    return np.stack([x[i : i + side, j : j + side] for i, j in some])
+
+
+def _part(x: np.ndarray, side: int = 256) -> Tensor:
+    """The middle of a picture, (3, side, side) in [-1, 1] at most."""
+    top, left = (max(0, (n - side) // 2) for n in x.shape[:2])
+    some = x[top : top + side, left : left + side]
+    return torch.from_numpy(some.copy()).permute(2, 0, 1).float() / 127.5 - 1
