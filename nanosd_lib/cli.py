@@ -39,6 +39,7 @@ MAINS = {  # verb: module of this library, what it does
         "a finished run, or a page of it, becomes results/reference",
     ),
     "stale": ("studies.stale", "which pages of results/reference the code has outgrown"),
+    "book": ("studies.book", "the executed pages as a site that works without network: --run"),
     "compare": (
         "studies.compare",
         "a finished run beside the reference, claim by claim: --run FOLDER",
