@@ -92,11 +92,18 @@ def test_noise_is_as_large_as_it_says():
     assert float(off[:, 128].mean()) == pytest.approx((0.5 / 256) ** 0.5, rel=0.1)
 
 
-def test_scores_tell_blur_from_noise():
-    noise = D.Noise("gaussian", 20.0, False)
-    step = D.Step(D.Blur("iso", 9, (2.0, 2.0)), 1.0, "area", noise, 90)
-    assert D.Degradation(0, (step,), None, "area", True).scores == (0.5, 0.5)
-    assert D.Degradation(0, (), None, "area", True).scores == (0.0, 0.0)
+def test_scores_tell_blur_from_noise(monkeypatch):
+    def one(sigma, level):
+        blur = D.Blur("iso", 9, (sigma, sigma)) if sigma else None
+        step = D.Step(blur, 1.0, "area", D.Noise("gaussian", level, False), 95)
+        monkeypatch.setattr(
+            D, "_drawn", lambda *where: D.Degradation(0, (step,), None, "area", True)
+        )
+        return D.scores(X[:1], "mild", 0, [0])[0].tolist()
+
+    sharp, soft, noisy = one(0, 0.0), one(3.0, 0.0), one(0, 40.0)
+    assert soft[0] > sharp[0] + 0.2 and abs(soft[1] - sharp[1]) < 0.1
+    assert noisy[1] > sharp[1] + 0.2 and noisy[0] == sharp[0]
 
 
 def test_a_clean_draw_is_only_made_smaller():

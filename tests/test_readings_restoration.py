@@ -42,7 +42,18 @@ def photograph(lpips=0.4):
     return some.assign(picture="fig.jpg", megapixels=1.0, peak_mb=120.0, seam=1.1)
 
 
+def estimated(noise=0.9):
+    rows = [("blur", 0.1, 0.2, 0.8), ("noise", 0.05, 0.1, noise)]
+    some = pd.DataFrame(rows, columns=["score", "error", "spread", "correlation"])
+    return some.assign(data="held-out scenes", n=96)
+
+
 CASES = {
+    "estimated": (
+        lambda: readings.estimated(estimated()),
+        lambda: readings.estimated(estimated(0.3)),
+        ["least sure of blur", "least sure of noise"],
+    ),
     "photograph": (
         lambda: readings.photograph(photograph()),
         lambda: readings.photograph(photograph(0.7)),

@@ -407,7 +407,7 @@ def toys(tmp_path_factory):
         alone = (
             slimming.Student(),
             slimming.Student("tiny"),
-            restoring.OSEDiff(restoring.Backbone()),
+            restoring.Restoration(restoring.Backbone()),
         )
         jobs += [(k, [k.member(run)]) for k in alone]
         for one, wanted in jobs:
@@ -491,7 +491,7 @@ def test_a_restoration_is_found_confirmed_and_loads_in_diffusers(whole):
 def test_a_restoration_of_another_backbone_is_absent(whole):
     run, pipe = whole
     n5 = members.aligned(run, pipe, PAIR[:1], parts(run))[PAIR[0]]
-    kind = restoring.OSEDiff(restoring.Backbone("N5", n5))
+    kind = restoring.Restoration(restoring.Backbone("N5", n5))
     with pytest.raises(Absent):
         trained.found(run, kind.member(run))
     m = kind.member(run)

@@ -14,7 +14,7 @@ from nanosd_lib.data import degradations, splits
 from nanosd_lib.learning import fit
 from nanosd_lib.networks import arch, pipeline, surgery, vae
 from nanosd_lib.quality import extractors, metrics
-from nanosd_lib.restoration import adapters, colour, judging, one_step, osediff
+from nanosd_lib.restoration import adapters, colour, judging, one_step, osediff, s3diff
 from nanosd_lib.restoration.pairs import Pairs
 
 
@@ -381,3 +381,122 @@ def test_the_judges_lpips_sees_blur_and_noise():
     softer, noisy = colour.low(x, 3), (x + 0.2 * torch.randn_like(x)).clamp(-1, 1)
     d = [float(extractors.perceptual(x, y, "mini-clip").mean()) for y in (x, soft, softer, noisy)]
     assert d[0] < 1e-6 < d[1] < d[2] and d[3] > d[1]
+
+
+# ------------------------------------------------------------------------------------------ S3Diff
+@pytest.fixture(scope="module")
+def three(pipe, n2):
+    return s3diff.system(pipe, n2, pipe.vae, 224, 4)
+
+
+def damaged(n=2):
+    return degradations.pairs(splits.pictures("heldout", n, 0, 0)[0], "mild", 0)
+
+
+def test_blocks_are_the_networks_own_stages(pipe, n2):
+    """Six stages in a student, its ends, and the encoder's parts; the teacher has three more."""
+    mine = {b for b in s3diff.blocks_of(n2, pipe.vae) if b.startswith("unet.")}
+    stages = {f"unet.{way}_blocks.{i}" for way in ("down", "up") for i in range(3)}
+    assert mine == stages | {"unet.conv_in", "unet.conv_out"}
+    whole = {b for b in s3diff.blocks_of(pipe.unet, pipe.vae) if b.startswith("unet.")}
+    assert whole - mine == {"unet.down_blocks.3", "unet.mid_block", "unet.up_blocks.3"}
+    assert s3diff.block_of("encoder.down_blocks.0.resnets.0.conv1") == "encoder.down_blocks.0"
+    assert s3diff.block_of("encoder.3.body.0") == "encoder"  # of the slim VAE
+
+
+def test_before_it_has_learned_the_damage_changes_nothing(pipe, n2, three):
+    x = damaged()
+    plain = one_step.of(pipe, n2, pipe.vae, 224)
+    with torch.no_grad():
+        torch.testing.assert_close(three.latent(x), plain.latent(x))
+
+
+def test_scores_turn_each_layers_lora(pipe, n2):
+    one = s3diff.system(pipe, n2, pipe.vae, 224, 4)
+    with torch.no_grad():
+        for net in (one.unet, one.vae):
+            for p in adapters.trained(net).values():
+                p.normal_(std=0.05)
+        x = damaged(1)
+        alone = one.step(x, one.text)  # outside of `guided`: plain LoRA
+        torch.testing.assert_close(one.latent(x), alone)  # the identity, so far
+        one.modulation.out.weight.normal_(std=0.5)
+        with one.guided(torch.tensor([[0.1, 0.9]])):
+            noisy = one.step(x, one.text)
+        with one.guided(torch.tensor([[0.9, 0.1]])):
+            soft = one.step(x, one.text)
+        assert not torch.allclose(noisy, soft, atol=1e-3)
+        torch.testing.assert_close(one.step(x, one.text), alone)  # and nothing stays
+
+
+def test_one_pair_of_scores_serves_a_whole_picture(three):
+    x = damaged(3)
+    assert not torch.equal(three.scored(x)[0], three.scored(x)[1])
+    three.look(x)
+    try:
+        assert three.scored(x).unique(dim=0).shape[0] == 1
+    finally:
+        three.given = None
+
+
+def test_the_negative_prompt_costs_a_second_pass(pipe, n2):
+    one, count = s3diff.system(pipe, n2, pipe.vae, 224, 4), []
+    one.unet.register_forward_hook(lambda m, a, k, o: count.append(len(a[0])), with_kwargs=True)
+    x, negative = damaged(2), pipeline.embed(pipe, [s3diff.NEGATIVE])
+    with torch.no_grad():
+        plain, away = one.step(x, one.text), one.step(x, one.text, negative)
+        other = one.step(x, negative)
+    assert count == [2, 4, 2]
+    torch.testing.assert_close(away, other + s3diff.GUIDANCE * (plain - other), atol=1e-4, rtol=0)
+
+
+def test_the_generators_loss_leaves_the_discriminator_alone():
+    heads = s3diff.Heads([2])
+    x = torch.randn(1, 2, 3, 3, requires_grad=True)
+    frozen = {k: p.detach() for k, p in heads.named_parameters()}
+    s3diff.adversarial(torch.func.functional_call(heads, frozen, ([x],)), True).backward()
+    assert x.grad is not None and all(p.grad is None for p in heads.parameters())
+    sure = [torch.full((1, 1, 2, 2), 9.0)]
+    assert s3diff.adversarial(sure, True) < 0.01 < s3diff.adversarial(sure, False)
+
+
+def test_the_estimator_learns_how_a_picture_was_damaged():
+    x, text = splits.pictures("train", 40, 40, 0)
+    some = Pairs(((x + 1) * 127.5).round().byte(), torch.zeros(80, 1, 1), "mild")
+    torch.manual_seed(0)
+    net = s3diff.Estimator()
+    optimiser = torch.optim.AdamW(net.parameters(), 1e-3)
+    losses = []
+    for k in range(60):
+        b = some.draw(16, 0, fit.rng(0, k))
+        loss = (net(b.damaged) - b.scores).pow(2).mean()
+        loss.backward()
+        optimiser.step()
+        optimiser.zero_grad()
+        losses.append(float(loss.detach()))
+    assert sum(losses[-8:]) / 8 < 0.75 * sum(losses[:4]) / 4
+
+
+def test_s3diff_is_trained_kept_and_loaded(pipe, n2, tmp_path):
+    made = s3diff.train(
+        pipe, n2, pipe.vae, pairs(pipe), 3, 2, 1e-3, 0, 224, 4, s3diff.WEIGHTS, s3diff.GUIDANCE,
+        "mini-attributes", tmp_path / "a",
+    )  # fmt: skip
+    first = made["training"]["record"][0]["first"]
+    assert set(first) == {"loss", "l2", "lpips", "gan", "discriminator", "estimator"}
+    again = s3diff.train(
+        pipe, n2, pipe.vae, pairs(pipe), 3, 2, 1e-3, 0, 224, 4, s3diff.WEIGHTS, s3diff.GUIDANCE,
+        "mini-attributes", tmp_path / "b", until=2,
+    )  # fmt: skip
+    assert again["training"]["record"][0]["first"]["loss"] == first["loss"][:2]
+    one = s3diff.restorer(pipe, n2, pipe.vae, 224, made["weights"])
+    x = damaged(2)
+    y = one(x)
+    assert y.shape == x.shape and y.abs().max() <= 1
+    bare = one_step.of(pipe, n2, pipe.vae, 224)(x)
+    assert not torch.allclose(y, bare, atol=1e-3)
+    part = {k: v for k, v in made["weights"].items() if not k.startswith("s3diff.")}
+    net = copy.deepcopy(n2)
+    net.load_lora_adapter(part, prefix="unet")  # its LoRA is a file for diffusers, too
+    table = judging.estimated(4, "mild", 0, pipe, one)["table"]
+    assert set(table.score) == {"blur", "noise"} and (table.error > 0).all()

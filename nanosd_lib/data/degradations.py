@@ -30,6 +30,7 @@ MODES = ("area", "bilinear", "bicubic")
 GRAY = 0.4  # share of noise that is the same in every channel
 SINC = 0.1  # share of blurs that are a ringing filter
 RINGING = 0.8  # share of pictures that end with one
+LAPLACIAN = torch.tensor([[0.0, 1, 0], [1, -4, 1], [0, 1, 0]])[None, None]
 
 
 @dataclass(frozen=True)
@@ -120,17 +121,6 @@ class Degradation:
     ringing: Blur | None
     mode: str  # how it is brought to its size
     jpeg_last: bool
-
-    @property
-    def scores(self) -> tuple[float, float]:
-        """(blur, noise) in 0 .. 1, what an estimator of degradations can be taught: the deviation
-        of all Gaussian blurs together over 4 pixels, and of the noise over 40 levels, clipped (not
-        in the papers: our assumption).
-        """
-        blur = sum(max(s.blur.sigma) ** 2 for s in self.steps if s.blur) ** 0.5
-        level = {"gaussian": 1.0, "poisson": 10.0}  # a scale of 1 is about 10 levels at half grey
-        noise = sum((level[s.noise.kind] * s.noise.level) ** 2 for s in self.steps) ** 0.5
-        return min(1.0, blur / 4), min(1.0, noise / 40)
 
 
 # --------------------------------------------------------------------------------------- drawing it
@@ -236,8 +226,9 @@ def jpeg(x: Tensor, quality: int) -> Tensor:
     return torch.from_numpy(back.copy()).permute(2, 0, 1).float() / 255
 
 
-def apply(picture: Tensor, d: Degradation, scale: int = 4) -> Tensor:
-    """A picture (3, H, W) in [-1, 1], degraded and `scale` times smaller, in levels of 8 bits.
+def apply(picture: Tensor, d: Degradation, scale: int = 4, quiet: bool = False) -> Tensor:
+    """A picture (3, H, W) in [-1, 1], degraded and `scale` times smaller, in levels of 8 bits;
+    `quiet`: without noise and JPEG.
 
     ValueError for another shape, and for sides that `scale` does not divide.
     """
@@ -255,16 +246,18 @@ def apply(picture: Tensor, d: Degradation, scale: int = 4) -> Tensor:
         # the first resize is of the picture, the second of what it is to become
         base = picture.shape[1:] if i == 0 else (height, width)
         of = [max(1, round(side * s.factor)) for side in base]
-        x = noisy(resized(x, of[0], of[1], s.mode), s.noise, g).clamp(0, 1)
-        if i == 0:
+        x = resized(x, of[0], of[1], s.mode)
+        x = (x if quiet else noisy(x, s.noise, g)).clamp(0, 1)
+        if i == 0 and not quiet:
             x = jpeg(x, s.jpeg)
-    if d.steps and not d.jpeg_last:
-        x = jpeg(x, d.steps[-1].jpeg)
+    last = d.steps[-1].jpeg if d.steps and not quiet else None
+    if last is not None and not d.jpeg_last:
+        x = jpeg(x, last)
     x = resized(x, height, width, d.mode) if d.steps else _smaller(x, height, width)
     if d.ringing is not None:
         x = blurred(x, d.ringing)
-    if d.steps and d.jpeg_last:
-        x = jpeg(x, d.steps[-1].jpeg)
+    if last is not None and d.jpeg_last:
+        x = jpeg(x, last)
     return (x.clamp(0, 1) * 255).round() / 127.5 - 1
 
 
@@ -283,9 +276,35 @@ def pairs(
     if family not in FAMILIES:
         raise ValueError(f"degradations: family {family!r}: use one of {', '.join(FAMILIES)}")
     places = range(len(pictures)) if at is None else at
-    made = [
-        apply(x, draw(FAMILIES[family], seed * 1_000_003 + i), scale)
-        for x, i in zip(pictures, places, strict=True)
-    ]
+    drawn = zip(pictures, places, strict=True)
+    made = [apply(x, _drawn(family, seed, i), scale) for x, i in drawn]
     size = tuple(pictures.shape[2:])
     return F.interpolate(torch.stack(made), size, mode="bicubic").clamp(-1, 1)
+
+
+def scores(pictures: Tensor, family: str, seed: int, at: Sequence[int], scale: int = 4) -> Tensor:
+    """How blurred and how noisy each picture (N, 3, H, W) became by what `pairs` draws there: (N,
+    2) in 0 .. 1, what an estimator of degradations is taught.
+
+    blur: the share of fine detail (the deviation of the Laplacian) that is gone where neither noise
+    nor JPEG was added; noise: the root of the mean square that these two add, over a quarter (not
+    in the papers: our assumption; the drawn parameters themselves can hardly be told from a picture
+    four times smaller: its resize hides them).
+    """
+    found = []
+    for x, i in zip(pictures, at, strict=True):
+        d = _drawn(family, seed, i)
+        with_noise, without = apply(x, d, scale), apply(x, d, scale, quiet=True)
+        plain = _smaller((x.float() + 1) / 2, *without.shape[1:]) * 2 - 1
+        kept = _detail(without) / _detail(plain).clamp_min(1e-4)
+        noise = (with_noise - without).pow(2).mean().sqrt() * 4
+        found.append(torch.stack([1 - kept, noise]).clamp(0, 1))
+    return torch.stack(found)
+
+
+def _detail(x: Tensor) -> Tensor:
+    return F.conv2d(x[:, None], LAPLACIAN).std()
+
+
+def _drawn(family: str, seed: int, i: int) -> Degradation:
+    return draw(FAMILIES[family], seed * 1_000_003 + i)

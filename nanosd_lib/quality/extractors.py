@@ -161,6 +161,13 @@ def lpips_over(backbone: str, trained: bool = True) -> nn.Module:
     return Over().eval().requires_grad_(False)
 
 
+@precision.single()
+def activations(backbone: str) -> nn.Module:
+    """What `lpips_over` that backbone compares: pictures -> maps [(N, C, h, w), ...], frozen."""
+    net: Any = lpips_over(backbone).net
+    return net.eval().requires_grad_(False)
+
+
 class _Classifier(nn.Module):
     """Pictures -> the attribute classifier's activations."""
 

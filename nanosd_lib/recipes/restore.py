@@ -45,7 +45,7 @@ def system(threads: int = 2) -> OneStep:
     folder = paths.results_root() / "restore"
     run = notebook.open_run("restore", "mini", 0, {"threads": threads}, folder)
     b = restoring.Backbone("N2", quick.aligned(run))
-    t = trained.found(run, restoring.OSEDiff(b).member(run))
+    t = trained.found(run, restoring.Restoration(b).member(run))
     pipe = shared.teacher(run)
     return osediff.restorer(pipe, b.unet(pipe), b.vae_of(pipe), t.settings.budget["t"], t.tensors)
 

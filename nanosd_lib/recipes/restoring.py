@@ -7,6 +7,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
@@ -17,7 +18,7 @@ from nanosd_lib.quality import uncertainty
 from nanosd_lib.recipes import members, shared, slimming, surrogates, trained
 from nanosd_lib.recipes.surrogates import Taught
 from nanosd_lib.recipes.trained import Kind, Member, Plain, Settings, Trained
-from nanosd_lib.restoration import one_step, osediff, pairs
+from nanosd_lib.restoration import one_step, osediff, pairs, s3diff
 from nanosd_lib.restoration.one_step import OneStep
 from nanosd_lib.restoration.pairs import Pairs
 from nanosd_lib.runs import release
@@ -86,26 +87,35 @@ def damage(run: Run, pipe: StableDiffusionPipeline) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+SYSTEMS: dict[str, Any] = {"osediff": osediff, "s3diff": s3diff}
+NAMES = {"osediff": "OSEDiff", "s3diff": "S3Diff"}
+
+
 @dataclass(frozen=True)
-class OSEDiff(Kind):
-    """OSEDiff on a backbone (paper, super-resolution), at the "matched" or a published timestep."""
+class Restoration(Kind):
+    """A published one-step system on a backbone (paper, super-resolution), at the "matched" or a
+    published timestep.
+    """
 
     backbone: Backbone
     timestep: str = MATCHED
     seed: int = 0
+    system: str = "osediff"
 
     def member(self, run: Run) -> Member:
         r, b = run.profile.restoration, self.backbone
-        name = f"adapters/osediff-{b.name}{'-slim' if b.autoencoder else ''}"
+        name = f"adapters/{self.system}-{b.name}{'-slim' if b.autoencoder else ''}"
+        asked = run.profile.samples.guidance  # of VSD; S3Diff's is the test's
+        guidance = s3diff.GUIDANCE if self.system == "s3diff" else asked
         what = {
-            "system": "osediff",
+            "system": self.system,
             "backbone": "teacher" if b.net is None else b.net.member.what["arch"],
             "vae": b.vae,
             "timestep": self.timestep,
             "family": TRAINED_ON,
             "rank": r.rank,
-            "weights": osediff.WEIGHTS,
-            "guidance": run.profile.samples.guidance,
+            "weights": SYSTEMS[self.system].WEIGHTS,
+            "guidance": guidance,
             "loss": r.loss,
         }
         return Member(f"{name}-{self.timestep}-{self.seed}", what, b.of)
@@ -130,8 +140,8 @@ class OSEDiff(Kind):
             )  # fmt: skip
             seen, inputs = Pairs(*_both(made), TRAINED_ON), [*inputs, made]
         return run.cached(
-            "osediff",
-            osediff.train,
+            self.system,
+            SYSTEMS[self.system].train,
             {**settings.budget, **{k: m.what[k] for k in ("rank", "weights", "guidance", "loss")}}
             | ({} if until is None else {"until": until}),
             inputs,
@@ -185,23 +195,25 @@ def released(run: Run, name: str, slim: bool = False) -> Backbone | None:
     return Backbone(name, net, auto)
 
 
-# backbone, slim VAE or not, timestep, seeds: what the release holds
+# system, backbone, slim VAE or not, timestep, seeds: what the release holds
 COMPARED = [
-    ("teacher", False, MATCHED, 3),
-    ("N2", False, MATCHED, 3),
-    ("TinySD", False, MATCHED, 1),
-    ("N2", True, MATCHED, 1),
-    ("teacher", False, str(one_step.PUBLISHED), 1),
-    ("N2", False, str(one_step.PUBLISHED), 1),
+    ("osediff", "teacher", False, MATCHED, 3),
+    ("osediff", "N2", False, MATCHED, 3),
+    ("osediff", "TinySD", False, MATCHED, 1),
+    ("osediff", "N2", True, MATCHED, 1),
+    ("osediff", "teacher", False, str(one_step.PUBLISHED), 1),
+    ("osediff", "N2", False, str(one_step.PUBLISHED), 1),
+    ("s3diff", "teacher", False, MATCHED, 1),
+    ("s3diff", "N2", False, MATCHED, 1),
 ]
 
 
-def kinds(run: Run) -> list[OSEDiff]:
+def kinds(run: Run) -> list[Restoration]:
     """All whose backbones lie in the release."""
     found = []
-    for name, slim, timestep, seeds in COMPARED:
+    for system, name, slim, timestep, seeds in COMPARED:
         b = released(run, name, slim)
-        found += [OSEDiff(b, timestep, k) for k in range(seeds) if b is not None]
+        found += [Restoration(b, timestep, k, system) for k in range(seeds) if b is not None]
     return found
 
 
@@ -215,12 +227,16 @@ def restorer(
     """damaged -> restored by trained adapters; without them, at that timestep, by the bare
     backbone.
     """
-    weights, at = (None, step) if t is None else (t.tensors, t.settings.budget["t"])
-    return osediff.restorer(pipe, b.unet(pipe), b.vae_of(pipe), at, weights)
+    if t is None:
+        return osediff.restorer(pipe, b.unet(pipe), b.vae_of(pipe), step, None)
+    make = SYSTEMS[t.member.what["system"]].restorer
+    return make(pipe, b.unet(pipe), b.vae_of(pipe), t.settings.budget["t"], t.tensors)
 
 
-def system(run: Run, pipe, b: Backbone, timestep: str = MATCHED, seed: int = 0) -> Trained:
-    """OSEDiff's adapters on a backbone, from the release or trained here."""
-    kind = OSEDiff(b, timestep, seed)
+def system(
+    run: Run, pipe, b: Backbone, timestep: str = MATCHED, seed: int = 0, name: str = "osediff"
+) -> Trained:
+    """The adapters of a system on a backbone, from the release or trained here."""
+    kind = Restoration(b, timestep, seed, name)
     m = kind.member(run)
     return trained.load(run, pipe, kind, [m])[m.name]

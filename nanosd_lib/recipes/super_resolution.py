@@ -30,8 +30,8 @@ FIX = "wavelet"  # of comparisons: the published tools fix colours by default
 
 @dataclass(frozen=True)
 class Case:
-    """A restoration as a table shows it: "bicubic", "VAE alone", "untrained", "OSEDiff"; with the
-    adapters of every seed, where it has some.
+    """A restoration as a table shows it: "bicubic", "VAE alone", "untrained", "OSEDiff", "S3Diff";
+    with the adapters of every seed, where it has some.
     """
 
     system: str
@@ -52,17 +52,17 @@ def cases(run: Run, pipe, taught: Taught) -> dict[str, Case]:
     """Bicubic, what the two VAEs keep, the bare backbones, and every system that is trained."""
     t = int(restoring.damage(run, pipe).t.iloc[-1])
     backbones: dict[tuple[str, bool], Backbone] = {}
-    for name, slim, _, _ in restoring.COMPARED:
+    for _, name, slim, _, _ in restoring.COMPARED:
         if (name, slim) not in backbones:
             backbones[name, slim] = restoring.backbone(run, pipe, name, taught, slim)
     found = [Case("bicubic")]
     found += [Case("VAE alone", backbones[key]) for key in (("teacher", False), ("N2", True))]
     found += [Case("untrained", backbones[name, False], (), t) for name in ("teacher", "N2")]
-    for name, slim, timestep, seeds in restoring.COMPARED:
+    for system, name, slim, timestep, seeds in restoring.COMPARED:
         b = backbones[name, slim]
         some = range(min(seeds, run.profile.restoration.seeds))
-        mine = tuple(restoring.system(run, pipe, b, timestep, k) for k in some)
-        found.append(Case("OSEDiff", b, mine, mine[0].settings.budget["t"]))
+        mine = tuple(restoring.system(run, pipe, b, timestep, k, system) for k in some)
+        found.append(Case(restoring.NAMES[system], b, mine, mine[0].settings.budget["t"]))
     return {case.label: case for case in found}
 
 
@@ -153,8 +153,8 @@ def lpips_ratio(one: Sequence[Artifact], other: Sequence[Artifact], data: str) -
 
 def costs(run: Run, pipe, text: str, slim: Autoencoder) -> pd.DataFrame:
     """sr_cost.csv: backbone, vae, params_m, gmac, ms (with quartiles) and passes of one tile at the
-    size that the pipeline works at: both halves of the VAE and one pass of the U-Net, whose prompt
-    is fixed. Adapters are left out: fused they cost nothing.
+    size that the pipeline works at: both halves of the VAE and the U-Net as often as it is asked,
+    whose prompts are fixed. Adapters are left out: OSEDiff's cost nothing when they are fused.
     """
     times = slimming.profile(run, pipe, text, {"slim": slim}, 1).set_index(["component", "model"])
     of_vae = slimming.costs(run, pipe).set_index(["model", "part"])
@@ -162,17 +162,34 @@ def costs(run: Run, pipe, text: str, slim: Autoencoder) -> pd.DataFrame:
     archs = {"teacher": NANOSD["SD1.5"], "slim": Arch.parse(text)}
     of_unet = counting.counts(archs, meta, tokens).set_index("model")
     rows = []
-    for unet, vae in (("teacher", "teacher"), ("slim", "teacher"), ("slim", "slim")):
+    ways = [("OSEDiff", "teacher", "teacher", 1), ("OSEDiff", "slim", "teacher", 1)]
+    ways += [("OSEDiff", "slim", "slim", 1)]
+    ways += [("S3Diff", unet, "teacher", 2) for unet in ("teacher", "slim")]
+    for system, unet, vae, passes in ways:
         u = of_unet.loc[unet]
         parts = of_vae.loc[vae].loc[["encoder", "decoder"]]
-        row = {"system": "OSEDiff", "backbone": "teacher" if unet == "teacher" else "N2"}
+        row: dict = {"system": system, "backbone": "teacher" if unet == "teacher" else "N2"}
         row |= {"vae": vae, "params_m": (u.params + parts.params.sum()) / 1e6}
-        row |= {"gmac": u.gmac_linear + u.gmac_attention + parts.gmac.sum()}
-        which = [("U-Net", unet), ("VAE encoder", vae), ("VAE decoder", vae)]
+        row |= {"gmac": passes * (u.gmac_linear + u.gmac_attention) + parts.gmac.sum()}
+        which = [("U-Net", unet)] * passes + [("VAE encoder", vae), ("VAE decoder", vae)]
         for end in ("median", "low", "high"):
-            row["ms" if end == "median" else f"ms_{end}"] = times.loc[which, f"ms_{end}"].sum()
-        rows.append(row | {"passes": 1})
+            ms = sum(float(times.loc[w, f"ms_{end}"]) for w in which)
+            row["ms" if end == "median" else f"ms_{end}"] = ms
+        rows.append(row | {"passes": passes})
     return pd.DataFrame(rows)
+
+
+def estimated(run: Run, pipe, case: Case) -> pd.DataFrame:
+    """data, score (blur, noise), n, error (root of the mean square), spread (of the truth: what the
+    mean alone would miss by), correlation: S3Diff's estimator on held-out pictures.
+    """
+    (t, *_), r = case.adapters, run.profile.restoration
+    assert case.backbone is not None
+    how = {"n": r.heldout, "family": restoring.TRAINED_ON, "seed": run.seed}
+    return run.cached(
+        "estimated", judging.estimated, how, [run.teacher_key, t.key], quiet=True, pipe=pipe,
+        system=Later(functools.partial(restoring.restorer, pipe, case.backbone, t)),
+    )["table"]  # fmt: skip
 
 
 def adapters(some: dict[str, Case]) -> pd.DataFrame:

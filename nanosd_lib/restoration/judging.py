@@ -14,6 +14,7 @@ from nanosd_lib.networks.vae import Autoencoder
 from nanosd_lib.quality import autoencoders, extractors, metrics, uncertainty
 from nanosd_lib.quality.uncertainty import Interval
 from nanosd_lib.restoration import colour
+from nanosd_lib.restoration.s3diff import S3Diff
 
 MEASURES = ("psnr_y", "ssim_y", "lpips")
 DRAWS = 200  # of sets, for the interval of a Frechet distance
@@ -134,3 +135,24 @@ def ceiling(
         return {"none": autoencoders.pictures(net, autoencoders.latents(net, clean)[0])}
 
     return _judged(pipe, make, n, None, judge, features, seed, mine)
+
+
+@torch.no_grad()
+def estimated(
+    n: int, family: str, seed: int, pipe: StableDiffusionPipeline, system: S3Diff
+) -> dict:
+    """What S3Diff's estimator says of held-out pictures, beside the scores they were damaged by:
+    data, score, n, error, spread, correlation.
+    """
+    rows = []
+    where = splits.SEEDS["heldout"] + seed
+    for kind, x in splits.heldout_pictures(pipe, n, seed).items():
+        seen = system.estimator(degradations.pairs(x, family, where).to(pipe.device)).cpu()
+        true = degradations.scores(x, family, where, range(len(x)))
+        for i, score in enumerate(("blur", "noise")):
+            a, b = seen[:, i], true[:, i]
+            error = float((a - b).pow(2).mean().sqrt())
+            both = float(torch.corrcoef(torch.stack([a, b]))[0, 1])
+            row = {"data": kind, "score": score, "n": len(x), "error": error}
+            rows.append(row | {"spread": float(b.std()), "correlation": both})
+    return {"table": pd.DataFrame(rows)}

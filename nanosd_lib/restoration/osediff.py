@@ -136,7 +136,8 @@ def train(
     abar, empty = one_step.alphas(pipe), pipeline.embed(pipe, [""])
 
     def loss_of(g: torch.Generator) -> dict[str, Tensor]:
-        clean, damaged, text = (x.to(pipe.device) for x in pairs.draw(batch, seed, g))
+        b = pairs.draw(batch, seed, g)
+        clean, damaged, text = (x.to(pipe.device) for x in (b.clean, b.damaged, b.text))
         z, y = one.both(damaged)
         parts = {"l2": F.mse_loss(y, clean), "lpips": perceptual(y, clean).mean()}
         if weights["vsd"]:

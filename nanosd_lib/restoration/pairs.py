@@ -16,6 +16,23 @@ from nanosd_lib.restoration import one_step
 
 
 @dataclass(frozen=True)
+class Drawn:
+    """Clean pictures (N, 3, H, W) in [-1, 1], the same ones damaged and at their size, the
+    embeddings of their captions (N, T, D), and where the damage was drawn.
+    """
+
+    clean: Tensor
+    damaged: Tensor
+    text: Tensor
+    drawn: tuple[str, int, list[int]]
+
+    @property
+    def scores(self) -> Tensor:
+        """How blurred and how noisy each became (`degradations.scores`): (N, 2)."""
+        return degradations.scores(self.clean, *self.drawn)
+
+
+@dataclass(frozen=True)
 class Pairs:
     """What a restoration learns from: clean pictures as uint8 (N, 3, H, W), embeddings of their
     captions (N, T, D), and the family that damages them.
@@ -28,12 +45,13 @@ class Pairs:
     def __len__(self) -> int:
         return len(self.text)
 
-    def draw(self, n: int, seed: int, g: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """n clean pictures in [-1, 1], the same ones damaged and at their size, and their texts."""
+    def draw(self, n: int, seed: int, g: torch.Generator) -> Drawn:
+        """n pictures, each damaged by a draw of its own."""
         i = torch.randint(len(self), (n,), generator=g)
         clean = self.pixels[i].float() / 127.5 - 1
         at = torch.randint(2**31, (n,), generator=g).tolist()
-        return clean, degradations.pairs(clean, self.family, seed, at=at), self.text[i].float()
+        damaged = degradations.pairs(clean, self.family, seed, at=at)
+        return Drawn(clean, damaged, self.text[i].float(), (self.family, seed, at))
 
 
 def pictures(pipe: StableDiffusionPipeline, scenes: int, crops: int, seed: int) -> dict:

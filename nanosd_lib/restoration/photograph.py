@@ -26,11 +26,13 @@ from torch.nn import functional as F
 
 from nanosd_lib.restoration import colour, tiling
 from nanosd_lib.restoration.one_step import OneStep
+from nanosd_lib.restoration.s3diff import S3Diff
 from nanosd_lib.restoration.tiling import Grid
 
 SCALE = 4
 OVERLAP = 0.25  # of a tile
 LEVELS = 4  # of the wavelet: at 64 pixels the published five reach beyond a tile
+LOOKED_AT = 64  # tiles that S3Diff takes its scores from
 _ROWS = 3  # of the source, that a bicubic row reads above and below it
 
 
@@ -113,12 +115,24 @@ def stream(
     progress: bool = True,
 ) -> Grid:
     """Restore a picture (H, W, 3) of uint8 that can be sliced by rows; finished rows of uint8 go to
-    `emit(top, rows)`. Memory grows with the width, not with the height.
+    `emit(top, rows)`. Memory grows with the width, not with the height. S3Diff looks at a few tiles
+    first: its two scores are the picture's, the same in every tile.
     """
     g = grid(source.shape[0], source.shape[1], system)
+    if isinstance(system, S3Diff):
+        system.look(_some(source, g).to(next(system.unet.parameters())))
     fixer = Fixer(source, emit)
     tiling.stream(source, tile_function(system), g, fixer, batch, progress=progress)
     return g
+
+
+def _some(source: Any, g: Grid) -> Tensor:
+    """At most `LOOKED_AT` tiles, evenly over the picture, enlarged: (N, 3, 4t, 4t) in [-1, 1]."""
+    places = [(y, x) for y in g.ys for x in g.xs]
+    chosen = places[:: max(1, len(places) // LOOKED_AT)][:LOOKED_AT]
+    cut = np.stack([tiling._cut(source, y, x, g.tile) for y, x in chosen])
+    x = torch.from_numpy(cut).permute(0, 3, 1, 2) / 127.5 - 1
+    return F.interpolate(x, scale_factor=SCALE, mode="bicubic").clamp(-1, 1)
 
 
 def restored(

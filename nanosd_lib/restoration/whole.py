@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
 from collections.abc import Iterator
@@ -52,6 +53,7 @@ def _bytes(x: Tensor) -> np.ndarray:
 @contextmanager
 def memory() -> Iterator[list[float]]:
     """[MB]: how far the process grows meanwhile: arrays, tensors, buffers of libraries."""
+    gc.collect()  # what is left of before must not go meanwhile
     process, found, done = psutil.Process(), [0.0], threading.Event()
     before = process.memory_info().rss
 

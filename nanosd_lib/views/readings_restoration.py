@@ -50,7 +50,7 @@ def differences(table: pd.DataFrame) -> str:
     said = []
     for data in dict.fromkeys(table.data):
         rows = table[(table.data == data) & (table.measure == "lpips")]
-        mine = rows[rows.case.str.startswith("OSEDiff")]
+        mine = rows[rows.case.str.startswith(("OSEDiff", "S3Diff"))]
         verdicts = [_better(r, -1) for _, r in mine.iterrows()]
         best = mine.loc[mine.difference.idxmin()]
         psnr = _row(table, best.case, data, "psnr_y")
@@ -122,3 +122,16 @@ def photograph(table: pd.DataFrame) -> str:
             f" much across tile borders as elsewhere"
         )
     return f"{plain.picture} at {digits(plain.megapixels)} megapixels: {'; '.join(each)}."
+
+
+def estimated(table: pd.DataFrame) -> str:
+    """What S3Diff's estimator knows of the damage: rows of `estimated`."""
+    said = [
+        f"{r.score} on {r.data} to {digits(r.error)}, where the scores spread by"
+        f" {digits(r.spread)} (correlation {digits(r.correlation)})"
+        for r in table.itertuples()
+    ]
+    least = table.loc[table.correlation.idxmin()]
+    return (
+        f"The estimator tells {'; '.join(said)}. It is least sure of {least.score} on {least.data}."
+    )
