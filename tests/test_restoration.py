@@ -14,7 +14,7 @@ from nanosd_lib.data import degradations, splits
 from nanosd_lib.learning import fit
 from nanosd_lib.networks import arch, pipeline, surgery, vae
 from nanosd_lib.quality import extractors, metrics
-from nanosd_lib.restoration import adapters, colour, judging, one_step, osediff, s3diff
+from nanosd_lib.restoration import adapters, colour, judging, one_step, osediff, s3diff, scratch
 from nanosd_lib.restoration.pairs import Pairs
 
 
@@ -500,3 +500,19 @@ def test_s3diff_is_trained_kept_and_loaded(pipe, n2, tmp_path):
     net.load_lora_adapter(part, prefix="unet")  # its LoRA is a file for diffusers, too
     table = judging.estimated(4, "mild", 0, pipe, one)["table"]
     assert set(table.score) == {"blur", "noise"} and (table.error > 0).all()
+
+
+# ------------------------------------------------------------------------------------ from scratch
+def test_a_network_from_nothing_shares_no_weight_with_the_backbone(pipe, n2, tmp_path):
+    made = scratch.train(
+        pipe, n2, pipe.vae, pairs(pipe), 2, 2, 1e-3, 0, 224, 4, scratch.WEIGHTS, 1.0,
+        "mini-attributes", tmp_path,
+    )  # fmt: skip
+    own = {k.removeprefix("scratch."): v for k, v in made["weights"].items() if "scratch." in k}
+    theirs = n2.state_dict()
+    assert own.keys() == theirs.keys()
+    matrices = [k for k, v in own.items() if v.ndim > 1]
+    assert not any(torch.allclose(own[k].float(), theirs[k], atol=1e-3) for k in matrices)
+    one = scratch.restorer(pipe, n2, pipe.vae, 224, made["weights"])
+    assert torch.equal(one.unet.conv_in.weight.half(), own["conv_in.weight"])
+    assert "restoration" in one.vae.peft_config and one(damaged()).shape == (2, 3, 64, 64)

@@ -13,12 +13,14 @@ import pandas as pd
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from torch import Tensor
 
+from nanosd_lib.networks.arch import BASE, NANOSD
+from nanosd_lib.networks.arch import taught as taught_codes
 from nanosd_lib.networks.vae import Autoencoder
 from nanosd_lib.quality import uncertainty
-from nanosd_lib.recipes import members, shared, slimming, surrogates, trained
+from nanosd_lib.recipes import members, shared, slimming, surrogates, trained, work
 from nanosd_lib.recipes.surrogates import Taught
 from nanosd_lib.recipes.trained import Kind, Member, Plain, Settings, Trained
-from nanosd_lib.restoration import one_step, osediff, pairs, s3diff
+from nanosd_lib.restoration import one_step, osediff, pairs, s3diff, scratch
 from nanosd_lib.restoration.one_step import OneStep
 from nanosd_lib.restoration.pairs import Pairs
 from nanosd_lib.runs import release
@@ -87,8 +89,8 @@ def damage(run: Run, pipe: StableDiffusionPipeline) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-SYSTEMS: dict[str, Any] = {"osediff": osediff, "s3diff": s3diff}
-NAMES = {"osediff": "OSEDiff", "s3diff": "S3Diff"}
+SYSTEMS: dict[str, Any] = {"osediff": osediff, "s3diff": s3diff, "scratch": scratch}
+NAMES = {"osediff": "OSEDiff", "s3diff": "S3Diff", "scratch": "from scratch"}
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,8 @@ class Restoration(Kind):
     def settings(self, run: Run, pipe: StableDiffusionPipeline) -> Settings:
         r = run.profile.restoration
         t = damage(run, pipe).t.iloc[-1] if self.timestep == MATCHED else int(self.timestep)
-        numbers = {"steps": r.steps, "batch": r.batch, "lr": r.lr, "seed": self.seed, "t": int(t)}
+        steps = equal_steps(run, pipe) if self.system == "scratch" else r.steps
+        numbers = {"steps": steps, "batch": r.batch, "lr": r.lr, "seed": self.seed, "t": int(t)}
         train = {"scenes": r.scenes, "crops": r.crops, "seed": run.seed}
         return Settings(numbers, {"train": train, "heldout": {"n": WITNESSED, "seed": run.seed}})
 
@@ -139,19 +142,17 @@ class Restoration(Kind):
                 quiet=True, device=pipe.device, pipe=pipe,
             )  # fmt: skip
             seen, inputs = Pairs(*_both(made), TRAINED_ON), [*inputs, made]
-        return run.cached(
-            self.system,
-            SYSTEMS[self.system].train,
-            {**settings.budget, **{k: m.what[k] for k in ("rank", "weights", "guidance", "loss")}}
-            | ({} if until is None else {"until": until}),
-            inputs,
-            quiet=until is not None,
-            device=pipe.device,
-            pipe=pipe,
-            unet=Later(functools.partial(self.backbone.unet, pipe)),
-            net=Later(functools.partial(self.backbone.vae_of, pipe)),
-            pairs=seen,
-        )
+        params = {**settings.budget}
+        params |= {k: m.what[k] for k in ("rank", "weights", "guidance", "loss")}
+        params |= {} if until is None else {"until": until}
+        how = {"quiet": until is not None, "device": pipe.device, "pipe": pipe, "pairs": seen}
+        how |= {"unet": Later(functools.partial(self.backbone.unet, pipe))}
+        how |= {"net": Later(functools.partial(self.backbone.vae_of, pipe))}
+        if self.system == "s3diff":
+            return run.cached("s3diff", s3diff.train, params, inputs, **how)
+        if self.system == "scratch":
+            return run.cached("scratch", scratch.train, params, inputs, **how)
+        return run.cached("osediff", osediff.train, params, inputs, **how)
 
     def part(self, made: Artifact, member: Member) -> tuple[dict[str, Tensor], list[Plain]]:
         rows = [{k: v for k, v in r.items() if k != "first"} for r in made["training"]["record"]]
@@ -205,7 +206,23 @@ COMPARED = [
     ("osediff", "N2", False, str(one_step.PUBLISHED), 1),
     ("s3diff", "teacher", False, MATCHED, 1),
     ("s3diff", "N2", False, MATCHED, 1),
+    ("scratch", "N2", False, MATCHED, 1),
 ]
+
+
+def equal_steps(run: Run, pipe: StableDiffusionPipeline) -> int:
+    """Steps of a network of N2's size from nothing that cost as many multiply-adds as N2's share of
+    FwKD (its own surrogates, and as much of the teacher's pass), its alignment and its adapter.
+    """
+    p, w = run.profile, work.count(pipe)
+    f, g, r = p.fwkd, p.family, p.restoration
+    own = [s for s, c in NANOSD["N2"].stages.items() if c != BASE[s]]
+    share = len(own) / len(taught_codes())
+    taught = f.steps * f.batch * (share * w.unet + 3 * share * w.students)
+    aligned = g.align_steps * g.align_batch * (w.unet / members.TOGETHER + 3 * w.n2)
+    both = w.encode + w.decode
+    adapted = r.steps * r.batch * (2 * (w.n2 + w.unet + both) + 3 * w.unet)
+    return round((taught + aligned + adapted) / (r.batch * (3 * w.n2 + 2 * both)))
 
 
 def kinds(run: Run) -> list[Restoration]:

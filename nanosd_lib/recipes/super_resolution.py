@@ -196,6 +196,8 @@ def adapters(some: dict[str, Case]) -> pd.DataFrame:
     """adapters.csv: name, layers, parameters, megabytes (float16), steps, from, of each file."""
     rows = []
     for case in some.values():
+        if case.system == restoring.NAMES["scratch"]:
+            continue  # a network of its own
         for t in case.adapters:
             n = sum(v.numel() for v in t.tensors.values())
             layers = sum(".lora_A." in k for k in t.tensors)

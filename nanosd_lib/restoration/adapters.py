@@ -114,12 +114,16 @@ def load(source: str | Path | Mapping[str, Tensor], name: str, **parts: Any) -> 
         counted[part] = len(names)
     for part in counted:
         own = {k: v for k, v in state.items() if k.startswith(f"{part}.")}
-        net = parts[part]
-        with warnings.catch_warnings():  # several adapters beside each other are meant
-            warnings.filterwarnings("ignore", "Already found a `peft_config`", UserWarning)
-            net.load_lora_adapter(own, prefix=part, adapter_name=name)
-        net.set_adapter(name)
+        load_part(own, part, parts[part], name)
     return counted
+
+
+def load_part(state: dict[str, Tensor], part: str, net: Any, name: str) -> None:
+    """Load what is for one part, unchecked; it alone is active there afterwards."""
+    with warnings.catch_warnings():  # several adapters beside each other are meant
+        warnings.filterwarnings("ignore", "Already found a `peft_config`", UserWarning)
+        net.load_lora_adapter(state, prefix=part, adapter_name=name)
+    net.set_adapter(name)
 
 
 def _check(what: str, part: str, net: nn.Module, state, names: list[str], name: str) -> None:

@@ -73,6 +73,11 @@ def title(nb: Any) -> str:
     return re.sub(r"^#\s*\d*\s*·?\s*", "", nb.cells[0].source.split("\n", 1)[0]).strip()
 
 
+def read(path: Path) -> Any:
+    """An executed notebook."""
+    return nbformat.read(path, as_version=4)
+
+
 def answer(nb: Any) -> str:
     """The page's answer in one sentence; what it does, where its run gave none."""
     for text in _markdown(nb):
@@ -245,7 +250,7 @@ def build(run: Path, out: Path) -> dict[str, Any]:
             f"{paths.shown(run)} holds no finished run: make reproduce, or leave RUN out"
         )
     began = time.perf_counter()
-    pages = {p.stem: nbformat.read(p, as_version=4) for p in books}
+    pages = {p.stem: read(p) for p in books}
     claims = pd.read_csv(run / "claims.csv")
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "source"

@@ -24,7 +24,7 @@ from nanosd_lib.engine.interrupts import Interrupted, came, cause, held, say, si
 from nanosd_lib.paths import ROOT
 from nanosd_lib.runs import layout, processes, registry
 from nanosd_lib.runs.provenance import git_state, lock_hash, machine
-from nanosd_lib.studies import stale
+from nanosd_lib.studies import overview, stale
 
 REPORT = "run.json"
 PATIENCE = 10.0  # seconds for the report's lock: whoever has it is writing one small file
@@ -64,6 +64,9 @@ class Study:
 
     def _execute(self, notebooks: list[Path], whole: bool) -> int:
         before = _stamp(self.folder / layout.LEDGER)
+        if whole:
+            name = self.profile.name
+            print("\n".join(overview.plan(notebooks, name, self.folder)), flush=True)
         self._begin(notebooks, whole)
         with forking.ahead(notebooks):
             code = self._run_all(notebooks)
@@ -73,7 +76,11 @@ class Study:
         self._write()
         if code == 0:
             minutes = self.report["seconds"] / 60
+            for sentence in overview.sentences(self.folder) if whole else []:
+                print(f"- {sentence}")
+            index = overview.write(self.folder, self.report)
             print(f"done in {minutes:.1f} min; everything is in {paths.shown(self.folder)}")
+            print(f"to look at: {paths.shown(index)}")
         return code
 
     def _interrupted(self) -> None:
