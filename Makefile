@@ -31,7 +31,7 @@ LOCK = $(BIN)/uv pip compile --quiet --universal --generate-hashes --python-vers
 	--all-extras --custom-compile-command 'make lock' pyproject.toml -o requirements.lock
 
 .DEFAULT_GOAL := help
-.PHONY: help env test nightly reproduce quick run hardware dryrun sweep sweep-status doctor lab teacher reference stale book compare release verify-release judge restore chaos drift slurm-test bench lock clean
+.PHONY: help env test nightly reproduce quick run hardware dryrun sweep sweep-status doctor lab teacher reference stale book workshop compare release verify-release judge restore chaos drift slurm-test bench lock clean
 
 help:  ## list the verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' Makefile
@@ -116,6 +116,9 @@ stale: $(STAMP)  ## which pages of results/reference the code has outgrown, and 
 
 book: $(STAMP)  ## the executed pages as a site that works without network: RUN=results/mini
 	@$(CLI) book --run '$(if $(filter command line environment,$(origin RUN)),$(RUN))'
+
+workshop: $(STAMP)  ## student, solution and instructor copies of the notebooks, and a plan of 90 minutes
+	@$(CLI) workshop
 
 compare: $(STAMP)  ## a finished run beside the reference, claim by claim: RUN=results/mini-seed1
 	@$(CLI) compare --run '$(RUN)'

@@ -40,6 +40,7 @@ MAINS = {  # verb: module of this library, what it does
     ),
     "stale": ("studies.stale", "which pages of results/reference the code has outgrown"),
     "book": ("studies.book", "the executed pages as a site that works without network: --run"),
+    "workshop": ("studies.workshop", "student, solution and instructor copies of the notebooks"),
     "compare": (
         "studies.compare",
         "a finished run beside the reference, claim by claim: --run FOLDER",
