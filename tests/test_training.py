@@ -6,7 +6,8 @@ import copy
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from nanosd_lib.learning import fit
@@ -202,6 +203,21 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_checkpoint(tmp_path):
 def _parts(model, steps):
     ema = {k: v.clone() for k, v in model.state_dict().items()}
     return model, ema, torch.optim.AdamW(model.parameters()), fit.Schedule(steps, 1e-3)
+
+
+def test_tensors_that_changed_places_are_never_loaded(tmp_path):
+    """Two of one shape exchanged: names and shapes say nothing."""
+    wide = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 2))
+    run(tmp_path, wide)
+    file = tmp_path / "toy.safetensors"
+    with safe_open(file, "pt") as f:
+        meta = f.metadata()
+    tensors = load_file(file)
+    one, two = "net.0.weight", "net.1.weight"
+    tensors[one], tensors[two] = tensors[two], tensors[one]
+    save_file(tensors, file, metadata=meta)
+    with pytest.raises(ValueError, match="its tensors are not those that were written: remove it"):
+        run(tmp_path, wide)
 
 
 def test_another_networks_checkpoint_is_refused(tmp_path):

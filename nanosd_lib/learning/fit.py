@@ -4,6 +4,7 @@ checkpoints, progress.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -105,7 +106,17 @@ def _checkpoint(
     }
     for p, s in opt.state.items():
         tensors |= {f"opt.{k}.{names[p]}": s[k] for k in ("exp_avg", "exp_avg_sq")}
-    save(path, tensors, state=json.dumps(asdict(state)), schedule=json.dumps(asdict(schedule)))
+    told = {"state": json.dumps(asdict(state)), "schedule": json.dumps(asdict(schedule))}
+    save(path, tensors, content=_content(tensors), **told)
+
+
+def _content(tensors: dict[str, Tensor]) -> str:
+    """A hash of which tensor has which values: two of one shape may not change places."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        raw = tensors[name].detach().cpu().reshape(-1).view(torch.uint8)
+        digest.update(name.encode() + raw.numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _resume(
@@ -120,6 +131,8 @@ def _resume(
         tensors, state = load_file(path), _State(**json.loads(meta["state"]))
     except (SafetensorError, OSError, KeyError, TypeError, ValueError):
         raise ValueError(f"{path.name} is no checkpoint that can be read: remove it") from None
+    if meta.get("content") != _content(tensors):
+        raise ValueError(f"{path.name}: its tensors are not those that were written: remove it")
     mine = {k[4:]: v for k, v in tensors.items() if k.startswith("net.")}
     want = net.state_dict()
     for k in sorted(mine.keys() | want.keys()):
