@@ -64,7 +64,8 @@ $(STAMP): requirements.lock pyproject.toml
 	$(call INSTALL,install) --no-deps --no-build-isolation -e .
 	@$(BIN)/python -I -m ipykernel install --sys-prefix --name nanosd \
 		--display-name "Python (nanosd)" \
-		--env PYTHONWARNINGS 'ignore:`torch.jit.script` is deprecated:FutureWarning' >/dev/null
+		--env PYTHONWARNINGS 'ignore:`torch.jit.script` is deprecated:FutureWarning' \
+		--env GOMP_SPINCOUNT 10000 >/dev/null
 	@touch $(STAMP)
 	@echo "the environment is ready in .venv"
 

@@ -111,7 +111,7 @@ def test_no_answer_leaks_into_a_students_copy(name):
     turns = sum(c.source.count(workshop.TURN) for c in copy.cells)
     assert turns == len(list(workshop.exercises(PAGES[name])))
     assert not any(c.get("outputs") for c in copy.cells)
-    assert any('profile = "smoke"' in c.source for c in copy.cells)
+    assert any('profile: str = "smoke"' in c.source for c in copy.cells)
     for c in copy.cells:
         if c.cell_type == "code":
             ast.parse(c.source)

@@ -67,7 +67,7 @@ def edition(nb: Any, kind: str, profile: str = "smoke") -> Any:
             shown = rf"\g<indent>{TURN}\n" if kind == "student" else r"\g<body>"
             cell.source = SOLUTION.sub(shown, cell.source)
         if "parameters" in tags:
-            cell.source = cell.source.replace('profile = "mini"', f'profile = "{profile}"')
+            cell.source = cell.source.replace('= "mini"', f'= "{profile}"')
         if "hint" in tags:
             cell.source = f"<details><summary>Hint</summary>\n\n{cell.source}\n\n</details>"
     nb.metadata["edition"] = kind
