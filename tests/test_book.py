@@ -12,7 +12,7 @@ import nbformat
 import pandas as pd
 import pytest
 
-from nanosd_lib.studies import book
+from nanosd_lib.studies import book, troubleshooting
 
 pytest.importorskip("sphinx")
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium")
@@ -146,6 +146,22 @@ def test_the_front_page_says_what_each_page_found(built):
         assert book.title(nb) in page.text and len(book.answer(nb)) > 40
     claims = pd.read_csv(book.REFERENCE / "claims.csv")
     assert f"{len(claims)} claims:" in page.text
+
+
+def test_the_page_on_errors_is_read_from_the_source(built):
+    """Every message that the verbs' own tests meet stands there, with its blanks."""
+    found = troubleshooting.messages()
+    texts = {m.text for m in found}
+    assert len(found) > 150 and len(found) == len(set(found))
+    assert "OUT {out} exists: give another name, or remove it first" in texts
+    assert any(m.kind == "Refused" and "was edited: its digest is another" in m.text for m in found)
+    raw = (built[0] / "troubleshooting.html").read_text(encoding="utf-8")
+    shown = " ".join(re.sub(r"<[^>]+>", "", raw).split())
+    assert "give another name, or remove it first" in shown and "{out}" in shown
+    assert {m.module.split(".")[0] for m in found} <= set(troubleshooting.PARTS) | set(OWN)
+
+
+OWN = ("paper", "paths", "rules", "cli", "views")  # told elsewhere, or met by who edits claims
 
 
 def notebook(*cells):

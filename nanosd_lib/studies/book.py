@@ -28,6 +28,7 @@ import pandas as pd
 
 from nanosd_lib import paths
 from nanosd_lib.paths import ROOT
+from nanosd_lib.studies import troubleshooting
 
 SOURCE = ROOT / "docs" / "book"
 REFERENCE = ROOT / "results" / "reference"
@@ -176,7 +177,7 @@ def front(pages: dict[str, Any], claims: pd.DataFrame, said: str) -> str:
     rows = []
     for name, nb in pages.items():
         rows.append(f"**[{name[:2]} · {title(nb)}](notebooks/{name})**\\\n{answer(nb)}\n")
-    index = "\n".join(f"notebooks/{name}" for name in pages)
+    index = "\n".join([*(f"notebooks/{name}" for name in pages), "troubleshooting"])
     return "\n".join(
         [
             "# NanoSD Notebooks",
@@ -263,6 +264,7 @@ def build(run: Path, out: Path) -> dict[str, Any]:
             shutil.copy(run / "notebooks" / f"{name}.ipynb", downloads)
             nbformat.write(emptied(nb), downloads / f"{name}_empty.ipynb")
         (source / "extra" / "claims.html").write_text(claims_page(claims), encoding="utf-8")
+        (source / "troubleshooting.md").write_text(troubleshooting.page(), encoding="utf-8")
         said = _made_at(run)
         (source / "index.md").write_text(front(pages, claims, said), encoding="utf-8")
         made = Path(folder) / "html"
