@@ -198,6 +198,7 @@ def test_orientation_is_applied_and_transparency_kept(files):
     ("missing", "missing"), ("exists", "exists: give another name"), ("ending", "end with one of"),
     ("nowhere", "there is no folder"), ("task", "TASK 'blur': use one of sr"),
     ("jpeg", "JPEG keeps no transparency"), ("large", "megapixels"),
+    ("side", "WEBP holds at most 40 pixels a side: use .png"),
 ])  # fmt: skip
 def test_what_cannot_be_done_is_one_line_and_nothing_is_written(
     files, capsys, monkeypatch, what, said
@@ -226,6 +227,9 @@ def test_what_cannot_be_done_is_one_line_and_nothing_is_written(
         image.putalpha(9)
         image.save(path)
         out = files / "out.jpg"
+    if what == "side":
+        out = files / "out.webp"
+        monkeypatch.setattr(verb, "SIDES", {"WEBP": 40})
     if what == "large":
         monkeypatch.setattr(verb, "LARGEST", 50)
     before = {p: p.read_bytes() for p in files.rglob("*") if p.is_file()}

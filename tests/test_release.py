@@ -521,7 +521,7 @@ def test_drawn_pictures_are_shipped_and_only_the_first_are_drawn_again(
 ):
     run, pipe = whole
     run = open_run(monkeypatch, tmp_path, **{"search.images": 20})
-    assert shipped(run, pipe) == ["drawn/assembled-0", "drawn/teacher-0"]
+    assert shipped(run, pipe) == ["drawn/assembled-0-20", "drawn/teacher-0-20"]
     assert shipped(run, pipe) == []  # once
     before = judged(run, pipe)[1]["features"]["features"]
     other = open_run(monkeypatch, tmp_path / "empty", **{"search.images": 20})
@@ -543,17 +543,17 @@ def test_drawn_pictures_are_shipped_and_only_the_first_are_drawn_again(
 def test_shipped_features_of_other_pictures_are_refused(whole, tmp_path, monkeypatch):
     """Those of another network under this one's label, with hashes that are right."""
     run, pipe = whole
-    assert shipped(run, pipe) == ["drawn/assembled-0", "drawn/teacher-0"]
-    file = release.root() / "drawn/assembled-0" / release.WEIGHTS
+    assert shipped(run, pipe) == ["drawn/assembled-0-8", "drawn/teacher-0-8"]
+    file = release.root() / "drawn/assembled-0-8" / release.WEIGHTS
     mine = load_file(file)
-    teachers = load_file(release.root() / "drawn/teacher-0" / release.WEIGHTS)
+    teachers = load_file(release.root() / "drawn/teacher-0-8" / release.WEIGHTS)
     (other,) = (v for k, v in teachers.items() if k.startswith("other"))
     save_file({k: other for k in mine}, file)
-    rewritten(run, "drawn/assembled-0", key=release.content(file.parent))
+    rewritten(run, "drawn/assembled-0-8", key=release.content(file.parent))
     with pytest.raises(ValueError, match="pictures drawn again are not those"):
         judged(run, pipe)
     table = releasing.verify(run, pipe, "drawn/teacher").set_index("name")
-    assert table.state.to_dict() == {"drawn/teacher-0": "confirmed"}
+    assert table.state.to_dict() == {"drawn/teacher-0-8": "confirmed"}
 
 
 def test_features_of_other_parts_sampling_or_teacher_are_not_asked_for(
@@ -571,6 +571,20 @@ def test_features_of_other_parts_sampling_or_teacher_are_not_asked_for(
         drawn.known(open_run(monkeypatch, tmp_path, release=False), "score", how, n, [taught.key]),
     ]
     assert not any(k.features for k in nothing)
+
+
+def test_what_another_profile_drew_is_not_shipped(whole, tmp_path, monkeypatch):
+    """In the same store, with other steps: a set is of one sampling."""
+    run, pipe = whole
+    judged(run, pipe)
+    other = open_run(monkeypatch, tmp_path, **{"samples.steps": run.profile.samples.steps + 1})
+    assert drawn.publish(other, {parts(run).key}, None) == []
+    assert drawn.publish(run, {parts(run).key}, None) == [
+        "drawn/assembled-0-8",
+        "drawn/teacher-0-8",
+    ]
+    judged(other, pipe)
+    assert drawn.publish(other, {parts(run).key}, None) == []  # what is there stays
 
 
 def test_what_another_code_drew_is_not_shipped(whole, monkeypatch):

@@ -27,6 +27,7 @@ from torch.nn import functional as F
 KERNELS = ("iso", "aniso", "generalized_iso", "generalized_aniso", "plateau_iso", "plateau_aniso")
 SHARES = (0.45, 0.25, 0.12, 0.03, 0.12, 0.03)  # of the kinds of kernels
 MODES = ("area", "bilinear", "bicubic")
+FLAT = 1e-3  # detail of a picture that has none to lose
 GRAY = 0.4  # share of noise that is the same in every channel
 SINC = 0.1  # share of blurs that are a ringing filter
 RINGING = 0.8  # share of pictures that end with one
@@ -296,7 +297,8 @@ def scores(pictures: Tensor, family: str, seed: int, at: Sequence[int], scale: i
         d = _drawn(family, seed, i)
         with_noise, without = apply(x, d, scale), apply(x, d, scale, quiet=True)
         plain = _smaller((x.float() + 1) / 2, *without.shape[1:]) * 2 - 1
-        kept = _detail(without) / _detail(plain).clamp_min(1e-4)
+        fine = _detail(plain)
+        kept = _detail(without) / fine if fine > FLAT else torch.ones(())
         noise = (with_noise - without).pow(2).mean().sqrt() * 4
         found.append(torch.stack([1 - kept, noise]).clamp(0, 1))
     return torch.stack(found)

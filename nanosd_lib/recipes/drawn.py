@@ -25,6 +25,7 @@ from nanosd_lib.runs.notebook import Run
 from nanosd_lib.runs.provenance import canonical, text_hash
 
 HOME = "drawn"
+OWN = {"seed", "batch"}  # of a sampling: not the profile's, or without effect
 # the cached computations that draw and keep features, and the set that these belong to
 SETS = {
     "reference": "teacher",
@@ -58,7 +59,7 @@ def known(run: Run, name: str, how: Sampling, images: int, made_of: Iterable[str
     takes nothing from the release or no such set lies there; `release.Refused` for a damaged one.
     """
     try:
-        there = release.read(_set(name, how)) if trained.asked(run) else None
+        there = release.read(_set(name, how, images)) if trained.asked(run) else None
     except release.Absent:
         there = None
     if there is None or not _same(there, run, _asked(how, images)):
@@ -69,8 +70,8 @@ def known(run: Run, name: str, how: Sampling, images: int, made_of: Iterable[str
     return Known({k: v.double() for k, v in found.items()})
 
 
-def _set(name: str, how: Sampling) -> str:
-    return f"{HOME}/{SETS[name]}-{how.seed}"
+def _set(name: str, how: Sampling, images: int) -> str:
+    return f"{HOME}/{SETS[name]}-{how.seed}-{images}"
 
 
 def _asked(how: Sampling, images: int) -> dict:
@@ -102,17 +103,22 @@ class _Drawn:
 
 def publish(run: Run, made_of: set[str], commit: str | None) -> list[str]:
     """Ship what lies in this run's store, drawn whole by the code as it is now, of networks that
-    are made of nothing but `made_of`: the names of the sets that grew. What a set holds stays.
+    are made of nothing but `made_of`: the names of the sets that grew. What a set holds
+    stays.
     """
     sets: dict[str, list[_Drawn]] = {}
     asked: dict[str, dict] = {}
     for name, how, drawn in _drawn(run, made_of):
-        where = _set(name, how)
+        where = _set(name, how, len(drawn.features))
+        if how.model_dump(exclude=OWN) != run.profile.samples.model_dump(exclude=OWN):
+            continue  # another profile's, in the same store
         sets.setdefault(where, []).append(drawn)
         asked[where] = _asked(how, len(drawn.features))
     grown = []
     for where, some in sorted(sets.items()):
-        of, tensors = _before(where, run, asked[where])
+        if (before := _before(where, run, asked[where])) is None:
+            continue  # a set of another teacher or sampling stays what it is
+        of, tensors = before
         new = [d for d in some if of.get(_label(d.label, d.made_of)) != d.made_of]
         if new:
             of |= {_label(d.label, d.made_of): d.made_of for d in new}
@@ -124,12 +130,13 @@ def publish(run: Run, made_of: set[str], commit: str | None) -> list[str]:
     return grown
 
 
-def _before(where: str, run: Run, asked: dict) -> tuple[dict[str, str], dict[str, Tensor]]:
+def _before(where: str, run: Run, asked: dict) -> tuple[dict[str, str], dict[str, Tensor]] | None:
+    """What a set holds already; None where that is of another kind."""
     try:
         found = release.read(where)
     except release.Absent:
         return {}, {}
-    return (dict(found.recipe.of), dict(found.tensors)) if _same(found, run, asked) else ({}, {})
+    return (dict(found.recipe.of), dict(found.tensors)) if _same(found, run, asked) else None
 
 
 def _made(run: Run, new: list[_Drawn], commit: str | None) -> dict:

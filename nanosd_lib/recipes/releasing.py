@@ -191,7 +191,7 @@ def _drawn_sets() -> list[str]:
 
 def _drawn_again(run: Run, pipe, name: str) -> dict:
     """The first pictures of every network of a set, drawn again as the pages do it."""
-    kind, seed = name.split("/")[1].rsplit("-", 1)
+    kind, seed, _ = name.split("/")[1].rsplit("-", 2)
     draw = int(seed) // 10_000
     try:
         asked = release.read(name).recipe.asked

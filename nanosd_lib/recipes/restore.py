@@ -26,11 +26,13 @@ from nanosd_lib.data import pictures
 from nanosd_lib.recipes import quick, restoring, shared, trained
 from nanosd_lib.restoration import osediff, photograph
 from nanosd_lib.restoration.one_step import OneStep
+from nanosd_lib.restoration.photograph import SCALE
 from nanosd_lib.runs import notebook, release
 
 TASKS = {"sr": "four times as large: blur, noise and JPEG's marks taken away"}
 FORMATS = {".png": "PNG", ".webp": "WEBP", ".tif": "TIFF", ".tiff": "TIFF", ".jpg": "JPEG"}
 FORMATS[".jpeg"] = "JPEG"
+SIDES = {"JPEG": 65_500, "WEBP": 16_383}  # pixels that a format can hold
 LARGEST = 20e6  # pixels of the input
 SAID = (
     "done by a network that learned on pictures of 64 pixels: edges get crisper, noise and JPEG's"
@@ -51,7 +53,14 @@ def system(threads: int = 2) -> OneStep:
 
 
 def restore(image: str | Path, task: str, out: str | Path, progress: bool = True) -> Path:
-    """Restore a picture file into another; the path written.
+    """Restore a picture file into another; the path written. See `made`."""
+    return made(image, task, out, progress)[0]
+
+
+def made(
+    image: str | Path, task: str, out: str | Path, progress: bool = True
+) -> tuple[Path, tuple[int, int]]:
+    """Restore a picture file into another: the path written, and its (width, height).
 
     ValueError, OSError or LookupError, each in one line that names the fix; nothing is written
     then: a task that is none of `TASKS`, a picture that cannot be read, one above 20 megapixels, an
@@ -71,12 +80,15 @@ def restore(image: str | Path, task: str, out: str | Path, progress: bool = True
         )
     if channels == 4 and FORMATS[out.suffix.lower()] == "JPEG":
         raise ValueError(f"OUT {out}: JPEG keeps no transparency: let its name end with .png")
+    kind = FORMATS[out.suffix.lower()]
+    if SCALE * max(height, width) > (most := SIDES.get(kind, 2**31)):
+        raise ValueError(f"OUT {out}: {kind} holds at most {most} pixels a side: use .png")
     raw = 16 * height * width * channels
     if (free := shutil.disk_usage(out.parent).free) < raw / 4:
         raise OSError(f"OUT {out}: {free / 1e6:.0f} MB are left on that disk, which is too little")
-    made = photograph.restored(pixels, system(), progress=progress)
-    _write(made, out)
-    return out
+    restored = photograph.restored(pixels, system(), progress=progress)
+    _write(restored, out)
+    return out, (restored.shape[1], restored.shape[0])
 
 
 def _out(out: str | Path) -> Path:
@@ -121,13 +133,12 @@ def main(argv: Sequence[str]) -> int:
     out = args.out or f"{Path(args.image).stem}-x4.png"
     began = time.perf_counter()
     try:
-        written = restore(args.image, args.task, out)
+        written, (width, height) = made(args.image, args.task, out)
     except (ValueError, OSError, LookupError) as error:
         hint = ": `make release ONLY=adapters` trains it" * isinstance(error, release.Absent)
         print(f"error: {error}{hint}", file=sys.stderr)
         return 1
-    with Image.open(written) as made:
-        size = f"{made.width} x {made.height}"
+    size = f"{width} x {height}"
     print(f"{paths.shown(written)}: {size}, {time.perf_counter() - began:.0f} s")
     print(SAID)
     return 0

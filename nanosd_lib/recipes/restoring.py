@@ -13,6 +13,7 @@ import pandas as pd
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from torch import Tensor
 
+from nanosd_lib.networks import pipeline
 from nanosd_lib.networks.arch import BASE, NANOSD
 from nanosd_lib.networks.arch import taught as taught_codes
 from nanosd_lib.networks.vae import Autoencoder
@@ -73,7 +74,8 @@ def backbone(run: Run, pipe, name: str, taught: Taught, slim: bool = False) -> B
 
 def damage(run: Run, pipe: StableDiffusionPipeline) -> pd.DataFrame:
     """data, rms (with its interval), t: how far the latents of damaged and clean training pictures
-    lie apart, and the timestep whose gain that is; its last row is of all.
+    lie apart (the root of the mean square of each picture, its mean over pictures), and the
+    timestep whose gain that is; its last row is of all.
     """
     what = {"scenes": MEASURED, "crops": MEASURED, "seed": run.seed, "family": TRAINED_ON}
     apart = run.cached(
@@ -134,14 +136,14 @@ class Restoration(Kind):
         self, run: Run, pipe, members: Sequence[Member], settings: Settings, until: int | None
     ) -> Artifact:
         (m,), what = members, settings.data["train"]
-        inputs: list = [run.teacher_key, canonical(what), *m.of.values()]
+        inputs: list = [run.teacher_key, canonical([what, m.what["family"]]), *m.of.values()]
         seen: Pairs | Later = Later(lambda: pairs.on_demand(pipe, **what, family=TRAINED_ON))
         if until is None:
             made = run.cached(
                 "restoration-pictures", pairs.pictures, what, [run.teacher_key],
                 quiet=True, device=pipe.device, pipe=pipe,
             )  # fmt: skip
-            seen, inputs = Pairs(*_both(made), TRAINED_ON), [*inputs, made]
+            seen, inputs = Pairs(*_both(made), TRAINED_ON, pipeline.side(pipe)), [*inputs, made]
         params = {**settings.budget}
         params |= {k: m.what[k] for k in ("rank", "weights", "guidance", "loss")}
         params |= {} if until is None else {"until": until}

@@ -21,8 +21,10 @@ from nanosd_lib.recipes.surrogates import Taught
 from nanosd_lib.recipes.trained import Trained
 from nanosd_lib.restoration import judging, whole
 from nanosd_lib.restoration.one_step import OneStep
+from nanosd_lib.runs import provenance
 from nanosd_lib.runs.cache import Later
 from nanosd_lib.runs.notebook import Artifact, Run
+from nanosd_lib.runs.provenance import canonical, text_hash
 
 FIXES = ["none", "wavelet"]
 FIX = "wavelet"  # of comparisons: the published tools fix colours by default
@@ -87,11 +89,19 @@ def judged(run: Run, pipe, case: Case, family: str = restoring.TRAINED_ON) -> li
         if b is not None:
             restore = Later(functools.partial(restoring.restorer, pipe, b, t, case.t or 0))
             mine_of += [*b.of.values(), str(case.t), *([t.key] if t else [])]
+            mine_of.append(_code(case))
         params = how | {"family": family, "fixes": FIXES if b else FIXES[:1]}
         made.append(
             run.cached("restored", judging.judged, params, mine_of, restore=restore, **context)
         )
     return made
+
+
+def _code(case: Case) -> str:
+    """The code that makes a case's restorer, as far as judging does not reach it by itself."""
+    names = {v: k for k, v in restoring.NAMES.items()}
+    module = restoring.SYSTEMS[names.get(case.system, "osediff")].__name__
+    return text_hash(canonical(provenance.source_closure({module})))
 
 
 Judged = dict[tuple[str, str], list[Artifact]]  # by (label of the case, family)

@@ -15,7 +15,7 @@ import torch
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from torch import Tensor
 
-from nanosd_lib.networks import pipeline, vae
+from nanosd_lib.networks import pipeline, surgery, vae
 from nanosd_lib.networks.vae import Autoencoder
 
 PUBLISHED = 999  # the timestep of OSEDiff and S3Diff
@@ -43,7 +43,8 @@ def distance(damaged: Tensor, clean: Tensor) -> Tensor:
 
 def matched(abar: Tensor, rms: float) -> int:
     """The timestep whose gain is nearest to the distance of damaged and clean latents: there the
-    damage is as large as the noise that the U-Net expects (OMGSR's rule for equal signals).
+    damage is as large as the noise that the U-Net expects (OMGSR's rule for equal signals). Here
+    that is the mean over pictures of each one's own distance, so that few bad ones do not decide.
     """
     return int((gain(abar) - rms).abs().argmin())
 
@@ -57,7 +58,7 @@ class OneStep:
     the papers: our assumption), so that x0 = z - g(t) eps.
     """
 
-    unet: UNet2DConditionModel
+    unet: UNet2DConditionModel | surgery.NanoUNet
     vae: Autoencoder
     text: Tensor  # (1, T, D): of the empty prompt
     t: int

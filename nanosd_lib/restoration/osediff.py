@@ -100,7 +100,7 @@ def system(
     rank: int,
 ) -> OneStep:
     """OSEDiff around copies of a U-Net and a VAE, with new adapters that do nothing yet."""
-    unet, net = copy.deepcopy(unet), copy.deepcopy(net)
+    unet, net = copy.deepcopy(unet).float(), copy.deepcopy(net).float()
     adapters.add(unet, "unet", rank, NAME)
     adapters.add(net, "vae", rank, NAME)
     return one_step.of(pipe, unet, net, t)
@@ -125,12 +125,13 @@ def train(
 ) -> dict:
     """Train the adapters of one system: their weights in float16 and the record of every loss. The
     teacher is the pipeline's U-Net; unet and net are the backbone and the VAE, which stay as they
-    are. `loss` is the backbone of the perceptual loss. With `until`, the record alone.
+    are. `loss` is the backbone of the perceptual loss. Students train in float32, under autocast
+    for a teacher in bfloat16. With `until`, the record alone.
     """
     schedule = fit.Schedule(steps, lr, seed)
     torch.manual_seed(seed)  # of the adapters' start
     one = system(pipe, unet, net, t, rank)
-    other = copy.deepcopy(pipe.unet)
+    other = copy.deepcopy(pipe.unet).float()
     adapters.add(other, "unet", rank, REGULARISER)
     perceptual = extractors.lpips_over(loss).to(pipe.device)
     abar, empty = one_step.alphas(pipe), pipeline.embed(pipe, [""])
@@ -138,15 +139,18 @@ def train(
     def loss_of(g: torch.Generator) -> dict[str, Tensor]:
         b = pairs.draw(batch, seed, g)
         clean, damaged, text = (x.to(pipe.device) for x in (b.clean, b.damaged, b.text))
-        z, y = one.both(damaged)
+        with fit.mixed(pipe.unet):
+            z, y = (x.float() for x in one.both(damaged))
         parts = {"l2": F.mse_loss(y, clean), "lpips": perceptual(y, clean).mean()}
         if weights["vsd"]:
             told = (text, empty, abar, pipe.unet, other, guidance, g)
-            parts["vsd"] = vsd(z, *told).mean()
+            with fit.mixed(pipe.unet):
+                parts["vsd"] = vsd(z, *told).mean()
         whole = torch.stack([weights[k] * v for k, v in parts.items()]).sum()
         seen = {k: v.detach() for k, v in parts.items()}
         if weights["vsd"]:
-            follow = regularised(z, text, abar, other, g)
+            with fit.mixed(pipe.unet):
+                follow = regularised(z, text, abar, other, g)
             seen["regulariser"] = follow.detach()
             whole = whole + follow  # of other parameters: z is detached there
         return {"loss": whole, **seen}

@@ -41,6 +41,7 @@ class Pairs:
     pixels: Any  # indexed by a tensor: stored, or made on demand
     text: Any
     family: str
+    side: int = 64  # pixels that a network works at
 
     def __len__(self) -> int:
         return len(self.text)
@@ -48,7 +49,7 @@ class Pairs:
     def draw(self, n: int, seed: int, g: torch.Generator) -> Drawn:
         """n pictures, each damaged by a draw of its own."""
         i = torch.randint(len(self), (n,), generator=g)
-        clean = self.pixels[i].float() / 127.5 - 1
+        clean = pipeline.sized(self.pixels[i].float() / 127.5 - 1, self.side)
         at = torch.randint(2**31, (n,), generator=g).tolist()
         damaged = degradations.pairs(clean, self.family, seed, at=at)
         return Drawn(clean, damaged, self.text[i].float(), (self.family, seed, at))
@@ -70,7 +71,7 @@ def on_demand(
     n = len(text)
     said = lambda i: pipeline.embed(pipe, [text[k] for k in i.tolist()]).half().cpu()  # noqa: E731
     pixels = lambda i: ((look(i) + 1) * 127.5).round().clamp(0, 255).byte()  # noqa: E731
-    return Pairs(splits.Rows(n, pixels), splits.Rows(n, said), family)
+    return Pairs(splits.Rows(n, pixels), splits.Rows(n, said), family, pipeline.side(pipe))
 
 
 @torch.no_grad()
@@ -78,11 +79,14 @@ def distances(
     scenes: int, crops: int, seed: int, family: str, pipe: StableDiffusionPipeline
 ) -> dict:
     """`one_step.distance` of training pictures, damaged and clean."""
-    clean = splits.pictures("train", scenes, crops, seed)[0]
+    clean = pipeline.sized(splits.pictures("train", scenes, crops, seed)[0], pipeline.side(pipe))
     damaged = degradations.pairs(clean, family, seed)
     found = []
     for x, y in zip(damaged.split(64), clean.split(64), strict=True):
-        z, w = (vae.encoded(pipe.vae, p.to(pipe.vae.dtype))[0].float() for p in (x, y))
+        z, w = (
+            vae.encoded(pipe.vae, p.to(pipe.device, pipe.vae.dtype))[0].float().cpu()
+            for p in (x, y)
+        )
         found.append(one_step.distance(z, w))
     return {"apart": {"apart": torch.cat(found)}}
 

@@ -129,7 +129,8 @@ def stream(
 def _some(source: Any, g: Grid) -> Tensor:
     """At most `LOOKED_AT` tiles, evenly over the picture, enlarged: (N, 3, 4t, 4t) in [-1, 1]."""
     places = [(y, x) for y in g.ys for x in g.xs]
-    chosen = places[:: max(1, len(places) // LOOKED_AT)][:LOOKED_AT]
+    n = min(LOOKED_AT, len(places))
+    chosen = [places[k * len(places) // n] for k in range(n)]
     cut = np.stack([tiling._cut(source, y, x, g.tile) for y, x in chosen])
     x = torch.from_numpy(cut).permute(0, 3, 1, 2) / 127.5 - 1
     return F.interpolate(x, scale_factor=SCALE, mode="bicubic").clamp(-1, 1)

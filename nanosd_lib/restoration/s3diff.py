@@ -75,10 +75,10 @@ class Modulation(nn.Module):
     def __init__(self, blocks: list[str], rank: int, width: int = 64) -> None:
         super().__init__()
         self.blocks, self.rank = blocks, rank
-        powers = torch.linspace(0, 5, FREQUENCIES // 2)
+        powers = torch.linspace(0, 5, FREQUENCIES)
         self.register_buffer("frequencies", 2**powers * math.pi, persistent=False)
         self.embedding = nn.Embedding(len(blocks), width)
-        self.scores = nn.Sequential(nn.Linear(2 * FREQUENCIES, width), nn.SiLU())
+        self.scores = nn.Sequential(nn.Linear(4 * FREQUENCIES, width), nn.SiLU())
         self.out = nn.Linear(2 * width, rank * rank)
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
@@ -155,7 +155,7 @@ class S3Diff(OneStep):
 
     def scored(self, damaged: Tensor) -> Tensor:
         """(N, 2): seen in each picture, or given for all."""
-        seen = self.estimator(damaged) if self.given is None else self.given
+        seen = self.estimator(damaged.float()) if self.given is None else self.given
         return seen.expand(len(damaged), -1)
 
     def latent(self, damaged: Tensor) -> Tensor:
@@ -179,7 +179,7 @@ class S3Diff(OneStep):
     @torch.no_grad()
     def look(self, tiles: Tensor) -> None:
         """Take the mean scores of these damaged tiles for the whole picture."""
-        self.given = self.estimator(tiles).mean(0, keepdim=True)
+        self.given = self.estimator(tiles.float()).mean(0, keepdim=True)
 
 
 class Heads(nn.Module):
@@ -203,7 +203,7 @@ def system(
     pipe: StableDiffusionPipeline, unet: UNet2DConditionModel, net: Autoencoder, t: int, rank: int
 ) -> S3Diff:
     """S3Diff around copies of a U-Net and a VAE, with new adapters that do nothing yet."""
-    unet, net = copy.deepcopy(unet), copy.deepcopy(net)
+    unet, net = copy.deepcopy(unet).float(), copy.deepcopy(net).float()
     blocks = blocks_of(unet, net)
     adapters.add(unet, "unet", rank, NAME)
     adapters.add(net, "vae", rank, NAME)
@@ -253,14 +253,19 @@ def train(
         seen = one.estimator(damaged)
         with one.guided(seen.detach()):
             text = torch.where(flawed[..., 0], negative, one.text)
-            y = vae.decoded(one.vae, one.step(damaged, text))
+            with fit.mixed(pipe.unet):
+                y = vae.decoded(one.vae, one.step(damaged, text)).float()
         want = torch.where(flawed, damaged, clean)
         parts = {"l2": F.mse_loss(y, want), "lpips": perceptual(y, want).mean()}
         frozen = {k: p.detach() for k, p in heads.named_parameters()}
-        parts["gan"] = adversarial(functional_call(heads, frozen, (look(y),)), True)
-        with torch.no_grad():
-            fake, real = look(y), look(clean)
-        judge = adversarial(heads(real), True) + adversarial(heads(fake), False)
+        kept = ~flawed.view(-1)  # whose target is the damage is not told to look real
+        if kept.any():
+            parts["gan"] = adversarial(functional_call(heads, frozen, (look(y[kept]),)), True)
+            with torch.no_grad():
+                fake, real = look(y[kept]), look(clean[kept])
+            judge = adversarial(heads(real), True) + adversarial(heads(fake), False)
+        else:
+            parts["gan"] = judge = y.new_zeros(())
         estimate = F.mse_loss(seen, scores)
         whole = torch.stack([weights[k] * v for k, v in parts.items()]).sum()
         more = {"discriminator": judge, "estimator": estimate}

@@ -51,8 +51,7 @@ def train(
     """Train a whole U-Net of unet's configuration, and the encoder's adapter: weights in float16
     and the record of every loss. `guidance` decides nothing. With `until`, the record alone.
     """
-    other = fresh(unet, seed).train()
-    auto = copy.deepcopy(net)
+    other, auto = fresh(unet, seed).train(), copy.deepcopy(net).float()
     adapters.add(auto, "vae", rank, NAME)
     one = one_step.of(pipe, other, auto, t)
     perceptual = extractors.lpips_over(loss).to(pipe.device)
@@ -60,7 +59,8 @@ def train(
     def loss_of(g: torch.Generator) -> dict[str, Tensor]:
         b = pairs.draw(batch, seed, g)
         clean, damaged = b.clean.to(pipe.device), b.damaged.to(pipe.device)
-        y = one.both(damaged)[1]
+        with fit.mixed(pipe.unet):
+            y = one.both(damaged)[1].float()
         parts = {"l2": F.mse_loss(y, clean), "lpips": perceptual(y, clean).mean()}
         whole = torch.stack([weights[k] * v for k, v in parts.items()]).sum()
         return {"loss": whole, **{k: v.detach() for k, v in parts.items()}}

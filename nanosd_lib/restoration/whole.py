@@ -122,7 +122,8 @@ def _crops(x: np.ndarray, side: int = 64) -> np.ndarray:
     """At most `LOOKED_AT` crops (N, side, side, 3), evenly over the picture."""
     rows, columns = (n // side for n in x.shape[:2])
     places = [(i * side, j * side) for i in range(rows) for j in range(columns)]
-    some = places[:: max(1, len(places) // LOOKED_AT)][:LOOKED_AT]
+    n = min(LOOKED_AT, len(places))
+    some = [places[k * len(places) // n] for k in range(n)]
     return np.stack([x[i : i + side, j : j + side] for i, j in some])
 
 

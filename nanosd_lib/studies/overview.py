@@ -22,14 +22,17 @@ def plan(notebooks: Sequence[Path], profile: str, folder: Path) -> list[str]:
     this folder before, else as in the reference run on its machine; nothing where neither is known.
     """
     own, reference = _minutes(folder), _minutes(REFERENCE) if profile == "mini" else {}
-    known = own or reference
+    names = [path.stem for path in notebooks]
+    known = {k: v for k, v in (reference | own).items() if k in names}
     lines = [f"{len(notebooks)} pages, into {paths.shown(folder)}:"]
     for path in notebooks:
         minutes = known.get(path.stem)
         about = f"{minutes:5.1f} min" if minutes is not None else " " * 9
         lines.append(f"  {about}  {path.stem[:2]}  {_question(path)}")
     if known:
-        whose = "as here before" if own else "as in the reference run, on its two cores"
+        here = "as here before" if own else ""
+        there = "as in the reference run, on its two cores" if reference.keys() - own else ""
+        whose = ", else ".join(filter(None, (here, there)))
         lines.append(f"  {sum(known.values()):5.1f} min  in all, {whose}")
     lines.append("Meanwhile: finished pages lie in its folder notebooks, and open in `make lab`.")
     return lines

@@ -23,7 +23,12 @@ PARTS = {
     "learning": "Training",
     "search": "The search",
     "hardware": "Profiling",
+    "views": "Explorers",
+    "paper": "Claims",
+    "rules": "Rules of claims",
+    "paths": "Files and folders",
 }
+OWN = ("Refused", "Absent", "Missing", "Damaged")  # the library's own classes that a reader meets
 SHORTEST = 20  # characters: shorter ones are an assertion, not an explanation
 
 
@@ -52,7 +57,7 @@ def _raised(path: Path) -> Iterator[tuple[str, str]]:
         if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call) and node.exc.args:
             kind = ast.unparse(node.exc.func).rpartition(".")[2]
             text = _text(node.exc.args[-1])
-            if text and (hasattr(builtins, kind) or kind in ("Refused", "Absent")):
+            if text and (hasattr(builtins, kind) or kind in OWN):
                 yield kind, " ".join(text.split())
 
 
