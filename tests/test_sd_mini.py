@@ -184,7 +184,7 @@ def test_the_bundled_teacher_is_the_recipes_networks():
         plain = json.loads(json.dumps(config))
         assert {k: shipped[k] for k in plain} == plain
     sizes = [p.stat().st_size for p in Path(DATA).rglob("*.safetensors")]
-    assert sum(sizes) < 40e6
+    assert sum(sizes) < 120e6  # of the teacher, its judges and the release
 
 
 @pytest.mark.parametrize("steps", [8, 20])

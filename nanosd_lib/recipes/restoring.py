@@ -186,9 +186,9 @@ def released(run: Run, name: str, slim: bool = False) -> Backbone | None:
     try:
         net = auto = None
         if name != "teacher":
-            text = next(text for text, known in members.NAMES.items() if known == name)
+            text = next((text for text, known in members.NAMES.items() if known == name), None)
             taught = surrogates.released(run)
-            if taught is None:
+            if taught is None or text is None:
                 return None
             net = trained.found(run, members.member(text, taught))
         if slim:
