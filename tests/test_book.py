@@ -12,7 +12,7 @@ import nbformat
 import pandas as pd
 import pytest
 
-from nanosd_lib.studies import book, troubleshooting
+from nanosd_lib.studies import book, executed, troubleshooting
 
 pytest.importorskip("sphinx")
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium")
@@ -143,7 +143,7 @@ def test_the_front_page_says_what_each_page_found(built):
     page = Page(built[0] / "index.html")
     for name in PAGES:
         nb = nbformat.read(book.REFERENCE / "notebooks" / f"{name}.ipynb", 4)
-        assert book.title(nb) in page.text and len(book.answer(nb)) > 40
+        assert executed.title(nb) in page.text and len(executed.answer(nb)) > 40
     claims = pd.read_csv(book.REFERENCE / "claims.csv")
     assert f"{len(claims)} claims:" in page.text
 

@@ -13,8 +13,17 @@ from safetensors.torch import load_file, save_file
 from nanosd_lib.data import degradations, splits
 from nanosd_lib.learning import fit
 from nanosd_lib.networks import arch, pipeline, surgery, vae
-from nanosd_lib.quality import extractors, metrics
-from nanosd_lib.restoration import adapters, colour, judging, one_step, osediff, s3diff, scratch
+from nanosd_lib.quality import extractors, metrics, uncertainty
+from nanosd_lib.restoration import (
+    adapters,
+    colour,
+    judging,
+    lesson,
+    one_step,
+    osediff,
+    s3diff,
+    scratch,
+)
 from nanosd_lib.restoration.pairs import Pairs
 
 
@@ -258,8 +267,8 @@ def pairs(pipe, scenes=6, crops=6):
 def train(pipe, unet, tmp_path, steps=3, weights=osediff.WEIGHTS, **how):
     numbers = {"batch": 2, "lr": 1e-3, "seed": 0, "t": 224, "rank": 4, "guidance": 3.0}
     return osediff.train(
-        pipe, unet, pipe.vae, pairs(pipe), steps, **numbers | {"weights": weights},
-        loss="mini-attributes", scratch=tmp_path, **how,
+        pipe, unet, pipe.vae, pairs(pipe), tmp_path, steps=steps, weights=weights,
+        loss="mini-attributes", **numbers, **how,
     )  # fmt: skip
 
 
@@ -313,8 +322,8 @@ def test_a_trained_system_restores_better_than_the_bare_one(pipe, tmp_path):
     clean = some.pixels.float() / 127.5 - 1
     damaged = degradations.pairs(clean, "mild", 1)
     made = osediff.train(
-        pipe, pipe.unet, pipe.vae, some, 24, 4, 2e-3, 0, 224, 4, weights, 3.0, "mini-attributes",
-        tmp_path,
+        pipe, pipe.unet, pipe.vae, some, tmp_path, steps=24, batch=4, lr=2e-3, seed=0, t=224,
+        rank=4, weights=weights, guidance=3.0, loss="mini-attributes",
     )  # fmt: skip
     bare, taught = (
         osediff.restorer(pipe, pipe.unet, pipe.vae, 224, w)(damaged)
@@ -335,7 +344,7 @@ def test_the_regulariser_teaches_itself_alone(pipe):
 
 def test_learning_holds_each_parameter_once(pipe):
     net = filled(copy.deepcopy(pipe.vae), "vae")
-    learning = osediff.Learning(vae=net)
+    learning = lesson.Learning(vae=net)
     assert len(learning) == len(adapters.trained(net))
     assert {p.data_ptr() for p in learning.values()} == {
         p.data_ptr() for p in adapters.trained(net).values()
@@ -354,8 +363,9 @@ def test_luma_is_bt601s():
 def test_a_frechet_distance_of_sets_resamples_the_sets():
     g = torch.Generator().manual_seed(0)
     a, b = torch.randn(60, 2, generator=g).double(), torch.randn(60, 2, generator=g).double() + 1
-    alone = judging.frechet(a, b, [1] * 60)
-    apart = judging.frechet(a, b + torch.arange(3).repeat_interleave(20)[:, None], [20] * 3)
+    alone = uncertainty.frechet(a, b)
+    off = torch.arange(3).repeat_interleave(20)[:, None]
+    apart = uncertainty.frechet(a, b + off, each=[20] * 3)
     assert alone.low < alone.value < alone.high and apart.low < apart.value < apart.high
     assert (apart.high - apart.low) / apart.value > (alone.high - alone.low) / alone.value
 
@@ -478,16 +488,13 @@ def test_the_estimator_learns_how_a_picture_was_damaged():
 
 
 def test_s3diff_is_trained_kept_and_loaded(pipe, n2, tmp_path):
-    made = s3diff.train(
-        pipe, n2, pipe.vae, pairs(pipe), 3, 2, 1e-3, 0, 224, 4, s3diff.WEIGHTS, s3diff.GUIDANCE,
-        "mini-attributes", tmp_path / "a",
-    )  # fmt: skip
+    numbers = dict(steps=3, batch=2, lr=1e-3, seed=0, t=224, rank=4, loss="mini-attributes")
+    numbers |= {"weights": s3diff.WEIGHTS, "guidance": s3diff.GUIDANCE}
+    parts = pipe, n2, pipe.vae, pairs(pipe)
+    made = s3diff.train(*parts, tmp_path / "a", **numbers)
     first = made["training"]["record"][0]["first"]
     assert set(first) == {"loss", "l2", "lpips", "gan", "discriminator", "estimator"}
-    again = s3diff.train(
-        pipe, n2, pipe.vae, pairs(pipe), 3, 2, 1e-3, 0, 224, 4, s3diff.WEIGHTS, s3diff.GUIDANCE,
-        "mini-attributes", tmp_path / "b", until=2,
-    )  # fmt: skip
+    again = s3diff.train(*parts, tmp_path / "b", until=2, **numbers)
     assert again["training"]["record"][0]["first"]["loss"] == first["loss"][:2]
     one = s3diff.restorer(pipe, n2, pipe.vae, 224, made["weights"])
     x = damaged(2)
@@ -504,10 +511,9 @@ def test_s3diff_is_trained_kept_and_loaded(pipe, n2, tmp_path):
 
 # ------------------------------------------------------------------------------------ from scratch
 def test_a_network_from_nothing_shares_no_weight_with_the_backbone(pipe, n2, tmp_path):
-    made = scratch.train(
-        pipe, n2, pipe.vae, pairs(pipe), 2, 2, 1e-3, 0, 224, 4, scratch.WEIGHTS, 1.0,
-        "mini-attributes", tmp_path,
-    )  # fmt: skip
+    numbers = dict(steps=2, batch=2, lr=1e-3, seed=0, t=224, rank=4, loss="mini-attributes")
+    numbers |= {"weights": scratch.WEIGHTS, "guidance": 1.0}
+    made = scratch.train(pipe, n2, pipe.vae, pairs(pipe), tmp_path, **numbers)
     own = {k.removeprefix("scratch."): v for k, v in made["weights"].items() if "scratch." in k}
     theirs = n2.state_dict()
     assert own.keys() == theirs.keys()

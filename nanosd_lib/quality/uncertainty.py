@@ -74,9 +74,11 @@ def ratio(above: Tensor, below: Tensor, seed: int = 0) -> Interval:
     return Interval(value, *_ends(above[rows].sum(1) / below[rows].sum(1)))
 
 
-def frechet(a: Tensor, b: Tensor, paired: bool = True, seed: int = 0) -> Interval:
+def frechet(
+    a: Tensor, b: Tensor, paired: bool = True, seed: int = 0, each: Sequence[int] | None = None
+) -> Interval:
     """Frechet distance of features (N, D), (M, D), by bootstrap over pictures; `paired`: row i of
-    both is of one prompt.
+    both is of one prompt. `each`: rows come in sets of so many, which are drawn whole.
 
     The distance is biased upwards, and drawing with replacement raises it further, so percentiles
     may leave their own value outside. Taken instead is how far the resampled distances spread
@@ -84,7 +86,11 @@ def frechet(a: Tensor, b: Tensor, paired: bool = True, seed: int = 0) -> Interva
     """
     value = metrics.frechet(a, b)
     few = FEW if min(len(a), a.shape[1]) <= LARGE else FEW // 10
-    rows = resamples(len(a), few, seed)
+    rows: Sequence[Tensor] | Tensor = resamples(len(a), few, seed)
+    if each is not None:
+        sets = torch.arange(len(a)).split(list(each))
+        picks = resamples(len(sets), few, seed).tolist()
+        rows = [torch.cat([sets[k] for k in pick]) for pick in picks]
     other = rows if paired else resamples(len(b), few, seed + 1)
     pairs = zip(rows, other, strict=True)
     drawn = torch.tensor([metrics.frechet_of(a[i], b[j]) for i, j in pairs])

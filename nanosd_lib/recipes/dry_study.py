@@ -141,8 +141,8 @@ class DryStudy:
         how: dict[str, Any] = {"steps": 1, "batch": 1, "lr": r.lr, "seed": 0, "rank": r.rank}
         how |= {"t": 200, "weights": osediff.WEIGHTS, "guidance": self.how.guidance}
         return osediff.train(
-            self.pipe, net, self.pipe.vae, pairs, **how, loss="mini-attributes",
-            scratch=self.scratch / "osediff",
+            self.pipe, net, self.pipe.vae, pairs, self.scratch / "osediff",
+            loss="mini-attributes", **how,
         )  # fmt: skip
 
     def steps(self) -> list[Step]:

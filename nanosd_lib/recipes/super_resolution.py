@@ -190,9 +190,7 @@ def costs(run: Run, pipe, text: str, slim: Autoencoder) -> pd.DataFrame:
 
 
 def estimated(run: Run, pipe, case: Case) -> pd.DataFrame:
-    """data, score (blur, noise), n, error (root of the mean square), spread (of the truth: what the
-    mean alone would miss by), correlation: S3Diff's estimator on held-out pictures.
-    """
+    """`judging.estimated`: S3Diff's estimator on held-out pictures."""
     (t, *_), r = case.adapters, run.profile.restoration
     assert case.backbone is not None
     how = {"n": r.heldout, "family": restoring.TRAINED_ON, "seed": run.seed}

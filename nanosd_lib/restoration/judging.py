@@ -12,12 +12,10 @@ from torch import Tensor
 from nanosd_lib.data import degradations, folder, splits
 from nanosd_lib.networks.vae import Autoencoder
 from nanosd_lib.quality import autoencoders, extractors, metrics, uncertainty
-from nanosd_lib.quality.uncertainty import Interval
 from nanosd_lib.restoration import colour
 from nanosd_lib.restoration.s3diff import S3Diff
 
 MEASURES = ("psnr_y", "ssim_y", "lpips")
-DRAWS = 200  # of sets, for the interval of a Frechet distance
 _LUMA = torch.tensor([65.481, 128.553, 24.966])  # ITU-R BT.601, as published tools take Y
 
 
@@ -96,26 +94,9 @@ def _judged(
                 row |= uncertainty.mean(by).named(name)
                 sets[f"{kind}, {fix}, {name}"] = by
             now = extractors.features(look, made)
-            rows.append(row | frechet(now, was, each).named("frechet"))
+            rows.append(row | uncertainty.frechet(now, was, each=each).named("frechet"))
             shown[f"{kind}, {fix}"] = made[first].clone()
     return {"table": pd.DataFrame(rows), "sets": sets, "pictures": shown}
-
-
-def frechet(a: Tensor, b: Tensor, each: list[int]) -> Interval:
-    """Frechet distance of paired features (N, D) that come in sets of so many: a bootstrap over the
-    sets, spread around its median as `uncertainty.frechet` does it.
-    """
-    if set(each) == {1}:
-        return uncertainty.frechet(a, b)
-    value, rows = metrics.frechet(a, b), torch.arange(len(a)).split(each)
-    drawn = [
-        torch.cat([rows[int(k)] for k in pick])
-        for pick in uncertainty.resamples(len(rows), DRAWS, 0)
-    ]
-    d = torch.tensor([metrics.frechet_of(a[i], b[i]) for i in drawn])
-    middle = float(d.median())
-    low, high = (float(x) for x in torch.quantile(d, torch.tensor([0.025, 0.975]).to(d)))
-    return Interval(value, value * low / middle, value * high / middle)
 
 
 def ceiling(
@@ -142,7 +123,8 @@ def estimated(
     n: int, family: str, seed: int, pipe: StableDiffusionPipeline, system: S3Diff
 ) -> dict:
     """What S3Diff's estimator says of held-out pictures, beside the scores they were damaged by:
-    data, score, n, error, spread, correlation.
+    data, score, n, error (mean absolute), spread (deviation of the truth), correlation (of ranks),
+    with their ends.
     """
     rows = []
     where = splits.SEEDS["heldout"] + seed
@@ -151,8 +133,8 @@ def estimated(
         true = degradations.scores(x, family, where, range(len(x)))
         for i, score in enumerate(("blur", "noise")):
             a, b = seen[:, i], true[:, i]
-            error = float((a - b).pow(2).mean().sqrt())
-            both = float(torch.corrcoef(torch.stack([a, b]))[0, 1])
-            row = {"data": kind, "score": score, "n": len(x), "error": error}
-            rows.append(row | {"spread": float(b.std()), "correlation": both})
+            row = {"data": kind, "score": score, "n": len(x)}
+            row |= uncertainty.mean((a - b).abs()).named("error") | {"spread": float(b.std())}
+            ranks = uncertainty.rank_correlation(a.tolist(), b.tolist())
+            rows.append(row | ranks.named("correlation"))
     return {"table": pd.DataFrame(rows)}

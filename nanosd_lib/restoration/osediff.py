@@ -10,11 +10,13 @@ reads here; student and regulariser take their steps together; guidance of VSD i
 from __future__ import annotations
 
 import copy
+import functools
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from nanosd_lib.learning import fit
@@ -22,24 +24,13 @@ from nanosd_lib.networks import pipeline
 from nanosd_lib.networks.vae import Autoencoder
 from nanosd_lib.quality import extractors
 from nanosd_lib.restoration import adapters, one_step
+from nanosd_lib.restoration.lesson import NAME, Lesson
 from nanosd_lib.restoration.one_step import OneStep
 from nanosd_lib.restoration.pairs import Pairs
 
-NAME, REGULARISER = "restoration", "regulariser"
+REGULARISER = "regulariser"
 WEIGHTS = {"l2": 1.0, "lpips": 2.0, "vsd": 1.0}  # as published
 BETWEEN = (20, 980)  # timesteps of VSD, as published
-
-
-class Learning(nn.ParameterDict):
-    """What learns, as one module for `fit`: parameters by name, which may not hold a dot."""
-
-    def __init__(self, **parts: nn.Module) -> None:
-        found = {
-            f"{part}.{k}".replace(".", "|"): p
-            for part, net in parts.items()
-            for k, p in adapters.trained(net).items()
-        }
-        super().__init__(found)
 
 
 def vsd(
@@ -111,57 +102,45 @@ def train(
     unet: UNet2DConditionModel,
     net: Autoencoder,
     pairs: Pairs,
-    steps: int,
-    batch: int,
-    lr: float,
-    seed: int,
-    t: int,
-    rank: int,
-    weights: dict[str, float],
-    guidance: float,
-    loss: str,
     scratch: Path,
     until: int | None = None,
+    **numbers: Any,
 ) -> dict:
     """Train the adapters of one system: their weights in float16 and the record of every loss. The
     teacher is the pipeline's U-Net; unet and net are the backbone and the VAE, which stay as they
-    are. `loss` is the backbone of the perceptual loss. Students train in float32, under autocast
-    for a teacher in bfloat16. With `until`, the record alone.
+    are; `numbers` are `Lesson`'s. Students train in float32, under autocast for a teacher in
+    bfloat16. With `until`, the record alone.
     """
-    schedule = fit.Schedule(steps, lr, seed)
-    torch.manual_seed(seed)  # of the adapters' start
-    one = system(pipe, unet, net, t, rank)
+    n = Lesson(**numbers)
+    torch.manual_seed(n.seed)  # of the adapters' start
+    one = system(pipe, unet, net, n.t, n.rank)
     other = copy.deepcopy(pipe.unet).float()
-    adapters.add(other, "unet", rank, REGULARISER)
-    perceptual = extractors.lpips_over(loss).to(pipe.device)
+    adapters.add(other, "unet", n.rank, REGULARISER)
+    perceptual = extractors.lpips_over(n.loss).to(pipe.device)
     abar, empty = one_step.alphas(pipe), pipeline.embed(pipe, [""])
 
     def loss_of(g: torch.Generator) -> dict[str, Tensor]:
-        b = pairs.draw(batch, seed, g)
+        b = pairs.draw(n.batch, n.seed, g)
         clean, damaged, text = (x.to(pipe.device) for x in (b.clean, b.damaged, b.text))
         with fit.mixed(pipe.unet):
             z, y = (x.float() for x in one.both(damaged))
         parts = {"l2": F.mse_loss(y, clean), "lpips": perceptual(y, clean).mean()}
-        if weights["vsd"]:
-            told = (text, empty, abar, pipe.unet, other, guidance, g)
+        if n.weights["vsd"]:
+            told = (text, empty, abar, pipe.unet, other, n.guidance, g)
             with fit.mixed(pipe.unet):
                 parts["vsd"] = vsd(z, *told).mean()
-        whole = torch.stack([weights[k] * v for k, v in parts.items()]).sum()
+        whole = n.whole(parts)
         seen = {k: v.detach() for k, v in parts.items()}
-        if weights["vsd"]:
+        if n.weights["vsd"]:
             with fit.mixed(pipe.unet):
                 follow = regularised(z, text, abar, other, g)
             seen["regulariser"] = follow.detach()
             whole = whole + follow  # of other parameters: z is detached there
         return {"loss": whole, **seen}
 
-    learning = Learning(unet=one.unet, vae=one.vae, regulariser=other)
-    every = max(1, schedule.steps // 8)
-    record = fit.fit("osediff", learning, loss_of, schedule, scratch, every, until=until)
-    if until:
-        return {"training": {"record": record}}
-    kept = adapters.weights(NAME, unet=one.unet, vae=one.vae)
-    return {"weights": {k: v.half() for k, v in kept.items()}, "training": {"record": record}}
+    parts = {"unet": one.unet, "vae": one.vae, "regulariser": other}
+    kept = functools.partial(adapters.weights, NAME, unet=one.unet, vae=one.vae)
+    return n.learn("osediff", parts, loss_of, scratch, until, kept)
 
 
 def restorer(

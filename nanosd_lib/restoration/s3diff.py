@@ -31,8 +31,8 @@ from nanosd_lib.networks import pipeline, vae
 from nanosd_lib.networks.vae import Autoencoder
 from nanosd_lib.quality import extractors
 from nanosd_lib.restoration import adapters, one_step
+from nanosd_lib.restoration.lesson import NAME, Lesson
 from nanosd_lib.restoration.one_step import OneStep
-from nanosd_lib.restoration.osediff import NAME, Learning
 from nanosd_lib.restoration.pairs import Pairs
 
 WEIGHTS = {"l2": 2.0, "lpips": 5.0, "gan": 0.5}  # as published
@@ -221,25 +221,18 @@ def train(
     unet: UNet2DConditionModel,
     net: Autoencoder,
     pairs: Pairs,
-    steps: int,
-    batch: int,
-    lr: float,
-    seed: int,
-    t: int,
-    rank: int,
-    weights: dict[str, float],
-    guidance: float,
-    loss: str,
     scratch: Path,
     until: int | None = None,
+    **numbers: Any,
 ) -> dict:
     """Train adapters, modulation, estimator and discriminator of one system: all but the last in
-    float16, and the record of every loss. unet and net stay as they are; `guidance` is the test's
-    and decides nothing here. With `until`, the record alone.
+    float16, and the record of every loss. unet and net stay as they are; `numbers` are `Lesson`'s,
+    of which `guidance` is the test's and decides nothing here. With `until`, the record alone.
     """
-    torch.manual_seed(seed)  # of what begins at random
-    one = system(pipe, unet, net, t, rank)
-    perceptual, look = extractors.lpips_over(loss), extractors.activations(loss)
+    n = Lesson(**numbers)
+    torch.manual_seed(n.seed)  # of what begins at random
+    one = system(pipe, unet, net, n.t, n.rank)
+    perceptual, look = extractors.lpips_over(n.loss), extractors.activations(n.loss)
     perceptual, look = perceptual.to(pipe.device), look.to(pipe.device)
     with torch.no_grad():
         some = look(pairs.pixels[torch.arange(1)].float().to(pipe.device) / 127.5 - 1)
@@ -247,9 +240,9 @@ def train(
     negative = pipeline.embed(pipe, [NEGATIVE])
 
     def loss_of(g: torch.Generator) -> dict[str, Tensor]:
-        b = pairs.draw(batch, seed, g)
+        b = pairs.draw(n.batch, n.seed, g)
         clean, damaged, scores = (x.to(pipe.device) for x in (b.clean, b.damaged, b.scores))
-        flawed = (torch.rand(batch, generator=g) < NEGATIVES).to(pipe.device).view(-1, 1, 1, 1)
+        flawed = (torch.rand(n.batch, generator=g) < NEGATIVES).to(pipe.device).view(-1, 1, 1, 1)
         seen = one.estimator(damaged)
         with one.guided(seen.detach()):
             text = torch.where(flawed[..., 0], negative, one.text)
@@ -267,21 +260,21 @@ def train(
         else:
             parts["gan"] = judge = y.new_zeros(())
         estimate = F.mse_loss(seen, scores)
-        whole = torch.stack([weights[k] * v for k, v in parts.items()]).sum()
+        whole = n.whole(parts)
         more = {"discriminator": judge, "estimator": estimate}
         told = {k: v.detach() for k, v in (parts | more).items()}
         return {"loss": whole + judge + estimate, **told}
 
     parts: dict[str, nn.Module] = {"unet": one.unet, "vae": one.vae, "heads": heads}
     parts |= {"modulation": one.modulation, "estimator": one.estimator}
-    schedule, every = fit.Schedule(steps, lr, seed), max(1, steps // 8)
-    record = fit.fit("s3diff", Learning(**parts), loss_of, schedule, scratch, every, until=until)
-    if until:
-        return {"training": {"record": record}}
-    kept = adapters.weights(NAME, unet=one.unet, vae=one.vae)
-    for name in ("modulation", "estimator"):
-        kept |= {f"s3diff.{name}.{k}": v for k, v in parts[name].state_dict().items()}
-    return {"weights": {k: v.half() for k, v in kept.items()}, "training": {"record": record}}
+
+    def kept() -> dict[str, Tensor]:
+        out = adapters.weights(NAME, unet=one.unet, vae=one.vae)
+        for name in ("modulation", "estimator"):
+            out |= {f"s3diff.{name}.{k}": v for k, v in parts[name].state_dict().items()}
+        return out
+
+    return n.learn("s3diff", parts, loss_of, scratch, until, kept)
 
 
 def restorer(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
@@ -17,8 +18,8 @@ from nanosd_lib.learning import fit
 from nanosd_lib.networks.vae import Autoencoder
 from nanosd_lib.quality import extractors
 from nanosd_lib.restoration import adapters, one_step
+from nanosd_lib.restoration.lesson import NAME, Lesson
 from nanosd_lib.restoration.one_step import OneStep
-from nanosd_lib.restoration.osediff import NAME, Learning
 from nanosd_lib.restoration.pairs import Pairs
 
 WEIGHTS = {"l2": 1.0, "lpips": 2.0}  # OSEDiff's without distillation, which is the prior's
@@ -36,43 +37,33 @@ def train(
     unet: UNet2DConditionModel,
     net: Autoencoder,
     pairs: Pairs,
-    steps: int,
-    batch: int,
-    lr: float,
-    seed: int,
-    t: int,
-    rank: int,
-    weights: dict[str, float],
-    guidance: float,
-    loss: str,
     scratch: Path,
     until: int | None = None,
+    **numbers: Any,
 ) -> dict:
     """Train a whole U-Net of unet's configuration, and the encoder's adapter: weights in float16
-    and the record of every loss. `guidance` decides nothing. With `until`, the record alone.
+    and the record of every loss; `numbers` are `Lesson`'s, of which `guidance` decides nothing.
+    With `until`, the record alone.
     """
-    other, auto = fresh(unet, seed).train(), copy.deepcopy(net).float()
-    adapters.add(auto, "vae", rank, NAME)
-    one = one_step.of(pipe, other, auto, t)
-    perceptual = extractors.lpips_over(loss).to(pipe.device)
+    n = Lesson(**numbers)
+    other, auto = fresh(unet, n.seed).train(), copy.deepcopy(net).float()
+    adapters.add(auto, "vae", n.rank, NAME)
+    one = one_step.of(pipe, other, auto, n.t)
+    perceptual = extractors.lpips_over(n.loss).to(pipe.device)
 
     def loss_of(g: torch.Generator) -> dict[str, Tensor]:
-        b = pairs.draw(batch, seed, g)
+        b = pairs.draw(n.batch, n.seed, g)
         clean, damaged = b.clean.to(pipe.device), b.damaged.to(pipe.device)
         with fit.mixed(pipe.unet):
             y = one.both(damaged)[1].float()
         parts = {"l2": F.mse_loss(y, clean), "lpips": perceptual(y, clean).mean()}
-        whole = torch.stack([weights[k] * v for k, v in parts.items()]).sum()
-        return {"loss": whole, **{k: v.detach() for k, v in parts.items()}}
+        return {"loss": n.whole(parts), **{k: v.detach() for k, v in parts.items()}}
 
-    learning, every = Learning(unet=other, vae=auto), max(1, steps // 8)
-    schedule = fit.Schedule(steps, lr, seed)
-    record = fit.fit("scratch", learning, loss_of, schedule, scratch, every, until=until)
-    if until:
-        return {"training": {"record": record}}
-    kept = adapters.weights(NAME, vae=auto)
-    kept |= {f"scratch.{k}": v for k, v in other.state_dict().items()}
-    return {"weights": {k: v.half() for k, v in kept.items()}, "training": {"record": record}}
+    def kept() -> dict[str, Tensor]:
+        own = {f"scratch.{k}": v for k, v in other.state_dict().items()}
+        return adapters.weights(NAME, vae=auto) | own
+
+    return n.learn("scratch", {"unet": other, "vae": auto}, loss_of, scratch, until, kept)
 
 
 def restorer(

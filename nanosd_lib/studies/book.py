@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from string import Template
 from types import SimpleNamespace
@@ -28,10 +28,10 @@ import pandas as pd
 
 from nanosd_lib import paths
 from nanosd_lib.paths import ROOT
-from nanosd_lib.studies import troubleshooting
+from nanosd_lib.studies import executed, troubleshooting
+from nanosd_lib.studies.stale import REFERENCE
 
 SOURCE = ROOT / "docs" / "book"
-REFERENCE = ROOT / "results" / "reference"
 LEFT_OUT = (
     ".doctrees",
     ".buildinfo",
@@ -69,33 +69,6 @@ mathml = SimpleNamespace(inline=_inline, block=_block)  # what Sphinx calls at a
 
 
 # -------------------------------------------------------------------------------------------- pages
-def title(nb: Any) -> str:
-    """The page's question: its first heading, without the number."""
-    return re.sub(r"^#\s*\d*\s*·?\s*", "", nb.cells[0].source.split("\n", 1)[0]).strip()
-
-
-def read(path: Path) -> Any:
-    """An executed notebook."""
-    return nbformat.read(path, as_version=4)
-
-
-def answer(nb: Any) -> str:
-    """The page's answer in one sentence; what it does, where its run gave none."""
-    for text in _markdown(nb):
-        if text.startswith("**Answer.**"):
-            return text.removeprefix("**Answer.**").strip()
-    parts = [x for x in nb.cells[0].source.split("\n\n") if x[:1] not in "#|"]
-    return "".join(f"*{x.removeprefix('**In one sentence:**').strip()}*" for x in parts[:1])
-
-
-def _markdown(nb: Any) -> Iterator[str]:
-    for cell in nb.cells:
-        for out in cell.get("outputs", []):
-            text = out.get("data", {}).get("text/markdown")
-            if text:
-                yield "".join(text)
-
-
 def prepared(nb: Any, name: str) -> Any:
     """An executed notebook as a page of the book: bookkeeping folded or gone, every picture with
     an alternative text, its two downloads named.
@@ -103,7 +76,7 @@ def prepared(nb: Any, name: str) -> Any:
     nb = nbformat.from_dict(nb)
     injected = any("injected-parameters" in c.metadata.get("tags", []) for c in nb.cells)
     nb.metadata.pop("widgets", None)
-    heading, kept = title(nb), []
+    heading, kept = executed.title(nb), []
     for i, cell in enumerate(nb.cells):
         tags = cell.metadata.setdefault("tags", [])
         if cell.cell_type == "markdown":
@@ -148,7 +121,7 @@ def alternative(cells: Sequence[Any], i: int, heading: str) -> str:
     """
     text = f"Figure: {heading}."
     for cell in cells[i : i + 3]:
-        for said in _markdown(SimpleNamespace(cells=[cell])):
+        for said in executed.said([cell]):
             if said.startswith("**Reading.**"):
                 text += " " + said.removeprefix("**Reading.**").strip()
     plain = re.sub(r"[*`$\\]", "", text).replace("\n", " ")
@@ -176,7 +149,9 @@ def front(pages: dict[str, Any], claims: pd.DataFrame, said: str) -> str:
     verdicts = ", ".join(f"{n} {verdict}" for verdict, n in counts.items())
     rows = []
     for name, nb in pages.items():
-        rows.append(f"**[{name[:2]} · {title(nb)}](notebooks/{name})**\\\n{answer(nb)}\n")
+        rows.append(
+            f"**[{name[:2]} · {executed.title(nb)}](notebooks/{name})**\\\n{executed.answer(nb)}\n"
+        )
     index = "\n".join([*(f"notebooks/{name}" for name in pages), "troubleshooting"])
     return "\n".join(
         [
@@ -251,7 +226,7 @@ def build(run: Path, out: Path) -> dict[str, Any]:
             f"{paths.shown(run)} holds no finished run: make reproduce, or leave RUN out"
         )
     began = time.perf_counter()
-    pages = {p.stem: read(p) for p in books}
+    pages = {p.stem: executed.read(p) for p in books}
     claims = pd.read_csv(run / "claims.csv")
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "source"

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from nanosd_lib import paths
-from nanosd_lib.paths import ROOT
 from nanosd_lib.runs import layout
+from nanosd_lib.studies import executed
+from nanosd_lib.studies.stale import REFERENCE
 
-REFERENCE = ROOT / "results" / "reference"
 INDEX = "index.html"
 
 
@@ -52,8 +52,7 @@ def _question(path: Path) -> str:
     """The first heading of a notebook, without its number."""
     for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
         if cell["cell_type"] == "markdown":
-            first = "".join(cell["source"]).split("\n", 1)[0]
-            return re.sub(r"^#\s*\d*\s*·?\s*", "", first).strip()
+            return executed.asked("".join(cell["source"]))
     return path.stem
 
 
@@ -87,8 +86,6 @@ figcaption { font-size: 12px }
 
 def write(folder: Path, report: dict[str, Any]) -> Path:
     """results/<run>/index.html: answers, pages, figures, tables, claims of a run; its path."""
-    from nanosd_lib.studies import book  # Sphinx stays out of it
-
     parts = [f"<p>{line}</p>" for line in _rich(sentences(folder))]
     claims = folder / layout.LEDGER
     if claims.exists():
@@ -99,12 +96,12 @@ def write(folder: Path, report: dict[str, Any]) -> Path:
         if not path.exists():
             parts.append(f"<p>{html.escape(name)}: {html.escape(entry['state'])}</p>")
             continue
-        nb = book.read(path)
-        said = "".join(_rich([book.answer(nb)]))
-        asked = html.escape(f"{name[:2]} · {book.title(nb)}")
+        nb = executed.read(path)
+        said = "".join(_rich([executed.answer(nb)]))
+        question = html.escape(f"{name[:2]} · {executed.title(nb)}")
         state = f"{entry['state']}, {entry.get('seconds', 0.0) / 60:.1f} min"
         parts.append(
-            f'<p><b><a href="notebooks/{name}.ipynb">{asked}</a></b>'
+            f'<p><b><a href="notebooks/{name}.ipynb">{question}</a></b>'
             f' <span class="state">({html.escape(state)})</span><br>{said}</p>'
         )
     parts.append("<h2>Figures</h2>")

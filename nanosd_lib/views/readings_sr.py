@@ -121,14 +121,18 @@ def photograph(table: pd.DataFrame) -> str:
             f" than bicubic's {digits(plain.lpips)}, and its error steps {digits(r.seam)} times as"
             f" much across tile borders as elsewhere"
         )
-    return f"{plain.picture} at {digits(plain.megapixels)} megapixels: {'; '.join(each)}."
+    return (
+        f"{plain.picture} at {digits(plain.megapixels)} megapixels, one photograph and one draw of"
+        f" the damage, so without intervals: {'; '.join(each)}."
+    )
 
 
 def estimated(table: pd.DataFrame) -> str:
     """What S3Diff's estimator knows of the damage: rows of `estimated`."""
     said = [
-        f"{r.score} on {r.data} to {digits(r.error)}, where the scores spread by"
-        f" {digits(r.spread)} (correlation {digits(r.correlation)})"
+        f"{r.score} on {r.data} to {between(r.error, r.error_low, r.error_high)}, where the scores"
+        f" spread by {digits(r.spread)} (rank correlation"
+        f" {between(r.correlation, r.correlation_low, r.correlation_high)})"
         for r in table.itertuples()
     ]
     least = table.loc[table.correlation.idxmin()]

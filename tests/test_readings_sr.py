@@ -1,12 +1,13 @@
-"""readings_restoration: every reading is given two tables and says two different things."""
+"""readings_sr: every reading is given two tables and says two different things."""
 
 from __future__ import annotations
 
 import pandas as pd
 import pytest
+import sentences
 
-from nanosd_lib.views import readings_restoration as readings
-from nanosd_lib.views import restoration_figures as charts
+from nanosd_lib.views import readings_sr as readings
+from nanosd_lib.views import sr_figures as charts
 
 G = [0.03 * k for k in range(500)] + [14.6] * 500
 OURS = "OSEDiff on N2, t = 220"
@@ -45,6 +46,8 @@ def photograph(lpips=0.4):
 def estimated(noise=0.9):
     rows = [("blur", 0.1, 0.2, 0.8), ("noise", 0.05, 0.1, noise)]
     some = pd.DataFrame(rows, columns=["score", "error", "spread", "correlation"])
+    for name in ("error", "correlation"):
+        some[f"{name}_low"], some[f"{name}_high"] = some[name] * 0.9, some[name] * 1.1
     return some.assign(data="held-out scenes", n=96)
 
 
@@ -97,12 +100,7 @@ CASES = {
 
 @pytest.mark.parametrize("name", CASES)
 def test_two_tables_are_read_as_two_sentences(name):
-    one, two, words = CASES[name]
-    texts = one(), two()
-    assert texts[0] != texts[1]
-    for text, part in zip(texts, words, strict=True):
-        assert part in text and text[-1] == "."
-        assert "nan" not in text and "  " not in text
+    sentences.check(*CASES[name])
 
 
 def test_the_figures_are_drawn_from_these_tables():
