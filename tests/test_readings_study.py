@@ -1,4 +1,4 @@
-"""readings_study: every reading is given two tables and says two different things."""
+"""readings_study, readings_family: each reading is given two tables and says two things."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 import sentences
 
+from nanosd_lib.views import readings_family
 from nanosd_lib.views import readings_study as readings
 
 
@@ -30,6 +31,12 @@ def predicted(rank=0.3):
     rows = [("parameters", rank), ("attention at 64x64", 0.9)]
     table = pd.DataFrame(rows, columns=["predictor", "spearman"])
     return table.assign(rows="published", strings="corrected", target="htp_ms")
+
+
+def many(n2=0.5):
+    rows = [("NanoSD2", n2), ("TinySD", 1.0)]
+    table = pd.DataFrame([{"model": m, **interval("tafid", x)} for m, x in rows])
+    return table.assign(n=512, **interval("floor", 1.0, 0.2))
 
 
 def additivity(worst=0.33):
@@ -174,8 +181,8 @@ CASES = {
         ["1.50 times as large", "2.50 times as large"],
     ),
     "drawn": (
-        lambda: readings.drawn(family(), "aligned"),
-        lambda: readings.drawn(family(50.0), "aligned"),
+        lambda: readings_family.drawn(family(), "aligned"),
+        lambda: readings_family.drawn(family(50.0), "aligned"),
         ["least NanoSD2 (0.10)", "NanoSD2 surely less like it"],
     ),
     "survivors": (
@@ -219,13 +226,22 @@ CASES = {
         ["order the networks well", "may order the networks"],
     ),
     "aligned": (
-        lambda: readings.aligned(family(), prior(), 60),
-        lambda: readings.aligned(family(5.0), prior(0.8), 60),
+        lambda: readings_family.aligned(family(), prior(), 60),
+        lambda: readings_family.aligned(family(5.0), prior(0.8), 60),
         ["nearest to the teacher comes TinySD", "comes NanoSD2"],
     ),
+    "more pictures": (
+        lambda: readings_family.more_pictures(many()),
+        lambda: readings_family.more_pictures(many(20.0)),
+        [
+            "NanoSD2 surely nearer to the teacher's",
+            "NanoSD2 surely further",
+            "TinySD not told apart",
+        ],
+    ),
     "what is kept": (
-        lambda: readings.what_is_kept(prior()),
-        lambda: readings.what_is_kept(prior(1.0, 1.5)),
+        lambda: readings_family.what_is_kept(prior()),
+        lambda: readings_family.what_is_kept(prior(1.0, 1.5)),
         ["less: LPIPS", "more: diversity"],
     ),
 }

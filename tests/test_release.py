@@ -29,6 +29,7 @@ from nanosd_lib.recipes import (
 )
 from nanosd_lib.runs import notebook, provenance, release
 from nanosd_lib.runs.release import Absent, Refused
+from nanosd_lib.views import readings_family
 
 SHA = "ab" * 32
 SMALL = {
@@ -592,3 +593,33 @@ def test_what_another_code_drew_is_not_shipped(whole, monkeypatch):
     judged(run, pipe)
     monkeypatch.setattr(provenance, "hash_of", lambda module: "another")
     assert drawn.publish(run, {parts(run).key}, None) == []
+
+
+def test_many_pictures_are_drawn_by_whoever_fills_a_release_and_known_to_all_others(
+    whole, tmp_path, monkeypatch
+):
+    """Page 06 shows them where all of its networks' lie there, and draws none itself."""
+    run, pipe = whole
+    kind = members.Aligned(parts(run))
+    m = members.member(N5, kind.taught)
+    some = {"N5": trained.load(run, pipe, kind, [m])[m.name]}
+    asked = {"family.many": 20}
+    run = open_run(monkeypatch, tmp_path, **asked)
+    lacking = members.many(run, pipe, some)
+    assert lacking.against is None and lacking.table.empty
+    assert "no larger sets" in readings_family.more_pictures(lacking.table)
+    drawn_ = members.many(run, pipe, some, fill=True)
+    drawn.publish(run, {some["N5"].key}, None)
+    other = open_run(monkeypatch, tmp_path / "empty", **asked)
+    monkeypatch.setenv("NANOSD_RELEASE", str(tmp_path / "release"))
+    again = members.many(other, pipe, some)
+    pd.testing.assert_frame_equal(again.table, drawn_.table, rtol=1e-3)  # float16 lies between
+    (row,) = again.table.itertuples()
+    assert (row.n, row.model) == (20, "NanoSD5") and row.tafid_low < row.tafid < row.tafid_high
+    said = readings_family.more_pictures(again.table)
+    far = readings_family.more_pictures(again.table.assign(tafid_low=1e6, tafid_high=1e7))
+    assert "On 20 pictures" in said and "surely further from them" in far
+    none = members.many(open_run(monkeypatch, tmp_path, **{"family.many": None}), pipe, some)
+    assert none.table.empty
+    alone = open_run(monkeypatch, tmp_path / "alone", release=False, **asked)
+    assert len(members.many(alone, pipe, some).table) == 1

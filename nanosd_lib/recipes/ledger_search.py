@@ -15,7 +15,7 @@ from nanosd_lib import paper
 from nanosd_lib.data import miniworld, raycast, splits
 from nanosd_lib.quality import extractors, metrics, uncertainty
 from nanosd_lib.quality.uncertainty import Interval
-from nanosd_lib.recipes import shared
+from nanosd_lib.recipes import members, shared
 from nanosd_lib.recipes.trained import Trained
 from nanosd_lib.runs.notebook import Artifact, Run
 from nanosd_lib.search import ehvi
@@ -100,48 +100,61 @@ def family(
     after: Mapping[str, Artifact],
     against: Artifact,
     trained: Mapping[str, Trained],
+    more: members.Many,
 ) -> None:
     """Rows on the aligned family: table as family.csv, before and after by name ("N2"), trained by
-    arch.
+    arch; what compares aligned networks alone is of `more` pictures where they are there.
     """
     teacher = against["features"]["teacher"]
     b, a = ({k: shared.features(x) for k, x in made.items()} for made in (before, after))
-    n, protocol = len(teacher), f"{_alignment(trained)}, {against['floor']['protocol']}"
-    ratio = lambda x, y: uncertainty.frechet_ratio([x], [y], teacher)  # noqa: E731
+    n, how = len(teacher), _alignment(trained)
+    protocol = f"{how}, {against['floor']['protocol']}"
     by = table.set_index("model")
     nine = table.dropna(subset=["tafid_paper"])
     order = uncertainty.rank_correlation(nine.tafid_aligned, nine.tafid_paper)
     run.record("tafid-order", order, f"nine models, {protocol}", n=n)
-    light = min(("TinySD", "Hand-tuned"), key=lambda k: by.tafid_aligned[k])
-    slower = by.latency_ms[light] / by.latency_ms["NanoSD2"]
-    run.record(
-        "beats-lightweight-baselines", ratio(a["N2"], a[light]), protocol, n=n, slower=slower
-    )
     all_ = uncertainty.frechet_ratio([*a.values()], [*b.values()], teacher)
-    worse = shared.counted([ratio(a[k], b[k]) for k in a], lambda x: x > 1)
+    each = [uncertainty.frechet_ratio([a[k]], [b[k]], teacher) for k in a]
+    worse = shared.counted(each, lambda x: x > 1)
     guard = {"made-worse": (worse.low, worse.low, worse.low)}
     said = f"geometric mean over {len(a)} networks, {protocol}"
     run.record("alignment-improves", all_, said, n=n, guards=guard)
     ranks = uncertainty.rank_correlation(table.tafid_assembled, table.tafid_aligned)
     guard = {"networks": (len(table), len(table), len(table))}
     run.record("search-ranks-survive-alignment", ranks, protocol, n=len(table), guards=guard)
-    members = [f"N{k}" for k in range(1, 8)]
-    others = [k for k in members if k != "N2"]
+    seen, of = (a, against) if more.against is None else (more.features, more.against)
+    _against_each_other(run, by, seen, of, how)
+
+
+def _against_each_other(
+    run: Run, by: pd.DataFrame, a: Mapping[str, Tensor], against: Artifact, how: str
+) -> None:
+    """Rows that compare aligned networks with one another; a: features by name ("N2")."""
+    teacher = against["features"]["teacher"]
+    n, protocol = len(teacher), f"{how}, {against['floor']['protocol']}"
+    ratio = lambda x, y: uncertainty.frechet_ratio([x], [y], teacher)  # noqa: E731
+    light = min(("TinySD", "Hand-tuned"), key=lambda k: by.tafid_aligned[k])
+    slower = by.latency_ms[light] / by.latency_ms["NanoSD2"]
+    run.record(
+        "beats-lightweight-baselines", ratio(a["N2"], a[light]), protocol, n=n, slower=slower
+    )
+    nano = [f"N{k}" for k in range(1, 8)]
+    others = [k for k in nano if k != "N2"]
     best = min(others, key=lambda k: by.tafid_aligned[paper.paper_name(k)])
     run.record(
         "prime-best-of-family", ratio(a["N2"], a[best]), protocol, n=n, best=paper.paper_name(best)
     )
-    run.record("distinct-operating-points", _alike(members, a, by, teacher), protocol, n=n)
-    _near_real(run, {k: a[k] for k in members}, teacher, protocol)
+    run.record("distinct-operating-points", _alike(nano, a, by, teacher), protocol, n=n)
+    _near_real(run, {k: a[k] for k in nano}, teacher, protocol)
 
 
 def _alike(
-    members: list[str], a: Mapping[str, Tensor], by: pd.DataFrame, teacher: Tensor
+    names: list[str], a: Mapping[str, Tensor], by: pd.DataFrame, teacher: Tensor
 ) -> Interval:
     """Pairs that neither tAFID (paired) nor latency (quartiles) tells apart."""
     alike = 0
-    for i, one in enumerate(members):
-        for two in members[i + 1 :]:
+    for i, one in enumerate(names):
+        for two in names[i + 1 :]:
             x, y = by.loc[paper.paper_name(one)], by.loc[paper.paper_name(two)]
             r = uncertainty.frechet_ratio([a[one]], [a[two]], teacher)
             slow = x.latency_low <= y.latency_high and y.latency_low <= x.latency_high

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import pandas as pd
 import torch
 from diffusers import StableDiffusionPipeline
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from nanosd_lib import paper
 from nanosd_lib.hardware import timing
@@ -144,6 +145,53 @@ def judged(run: Run, pipe, t: Trained, against: Artifact, draw: int = 0) -> Arti
         net=Later(lambda: network(pipe, t)),
         teacher_features=against["features"]["teacher"],
     )
+
+
+@dataclass(frozen=True)
+class Many:
+    """Aligned networks by name, judged on more pictures than the search could afford; or none."""
+
+    against: Artifact | None
+    networks: dict[str, Artifact]
+
+    COLUMNS = tuple(
+        f"{name}{end}" for name in ("tafid", "cosine", "floor") for end in ("", "_low", "_high")
+    )
+
+    @property
+    def features(self) -> dict[str, Tensor]:
+        return {name: shared.features(made) for name, made in self.networks.items()}
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """model, n, `COLUMNS`, protocol."""
+        rows = []
+        for name, made in self.networks.items():
+            assert self.against is not None
+            floor = {k.replace("tafid", "floor"): v for k, v in self.against["floor"].items()}
+            row = {"model": paper.paper_name(name), "n": shared.images(self.against)}
+            rows.append(row | floor | made["scores"])
+        return pd.DataFrame(rows, columns=["model", "n", *self.COLUMNS, "protocol"])
+
+
+def many(run: Run, pipe, some: Mapping[str, Trained], draw: int = 0, fill: bool = False) -> Many:
+    """Those networks on `family.many` pictures. None of them where the profile names no number, or
+    takes from a release that lacks the features of one; `fill` draws what is lacking.
+    """
+    images = run.profile.family.many
+    if images is None:
+        return Many(None, {})
+    how = shared.sampling(run, draw)["how"]
+    if trained.asked(run) and not fill:
+        there = [bool(drawn.known(run, "reference", how, images).features)]
+        for t in some.values():
+            known = drawn.known(run, "score-aligned", how, images, [t.key]).features
+            there.append(t.member.what["arch"] in known)
+        if not all(there):
+            return Many(None, {})
+    against = shared.reference(run, pipe, images, draw)
+    asked = tqdm(some.items(), desc=f"{images} pictures", leave=False)
+    return Many(against, {name: judged(run, pipe, t, against, draw) for name, t in asked})
 
 
 def family(run: Run, pipe, models: dict[str, str], before: dict, after: dict, floor: dict):

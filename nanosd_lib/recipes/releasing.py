@@ -39,6 +39,7 @@ from nanosd_lib.runs.notebook import Run
 from nanosd_lib.studies import jobs
 
 COMMIT = "NANOSD_COMMIT"  # of the copy that a job runs
+MANY = f"{drawn.HOME}/many"  # `family.many` pictures of each aligned network: drawn by no page
 
 
 @dataclass(frozen=True)
@@ -246,6 +247,8 @@ def main(argv: Sequence[str]) -> int:
 
 def _release(run: Run, pipe, args: argparse.Namespace) -> int:
     if args.only.startswith(drawn.HOME):
+        if args.only == MANY:
+            _draw_many(run, pipe)
         return _ship(run)
     table = plan(run, pipe, args.only)
     print(table.drop(columns="group").to_string(index=False))
@@ -268,6 +271,13 @@ def _release(run: Run, pipe, args: argparse.Namespace) -> int:
             print(f"{e.job.description['group']}: {e.error}", file=sys.stderr)
     print(f"{paths.shown(release.root())}: commit what is new in it")
     return int(any(e.error for e in ended))
+
+
+def _draw_many(run: Run, pipe) -> None:
+    """The pictures of the aligned networks that no page draws, as far as the store lacks them."""
+    some = [m for g in _aligned(run) for m in g.members if m.name in release.names()]
+    there = {members.NAMES[m.what["arch"]]: trained.found(run, m) for m in some}
+    members.many(run, pipe, there, draw=1, fill=True)
 
 
 def _ship(run: Run) -> int:

@@ -121,6 +121,7 @@ class Family(Strict):
     align_lr: Rate
     diversity: Count  # prompts, of which four pictures each are drawn
     paths: Count  # between two noises each
+    many: Count | None  # pictures of what hangs on them; from a release, or drawn without one
 
 
 class Profile(Strict):

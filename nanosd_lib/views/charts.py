@@ -199,3 +199,31 @@ def before_after(table: pd.DataFrame) -> Figure:
     ax.legend(fontsize=7)
     fig.tight_layout()
     return fig
+
+
+def more_pictures(family: pd.DataFrame, n: int, many: pd.DataFrame) -> Figure:
+    """tAFID of aligned networks on the n pictures of family.csv and on more (`Many.table`), each
+    beside the teacher with other noise at that number: a distance shrinks with it.
+    """
+    few = (
+        family.set_index("model")
+        .loc[many.model]
+        .rename(columns=lambda c: c.replace("_aligned", ""))
+    )
+    fig, ax = figures.subplots(figsize=(7, 3.2))
+    where = np.arange(len(many))
+    for x, colour, rows, pictures in (
+        (-0.12, "#6f9dc4", few, n),
+        (0.12, "#c95d2e", many, many.n.iloc[0]),
+    ):
+        off = [rows.tafid - rows.tafid_low, rows.tafid_high - rows.tafid]
+        said = f"{pictures} pictures, 95 % interval"
+        ax.errorbar(where + x, rows.tafid, yerr=off, fmt="o", ms=4, lw=1, color=colour, label=said)
+        other = f"teacher, other noise, {pictures}"
+        ax.axhline(rows.floor.iloc[0], ls=":", color=colour, lw=1.2, label=other)
+    ax.set_xticks(where, many.model, rotation=30, ha="right", fontsize=8)
+    ax.set(yscale="log", ylabel="mini-clip tAFID")
+    figures.plain(ax)
+    ax.legend(fontsize=7, ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1))
+    fig.tight_layout()
+    return fig

@@ -21,6 +21,16 @@ def between(value: float, low: float, high: float, form: str = "") -> str:
     return f"{digits(value, form)} ({digits(low, form)} to {digits(high, form)})"
 
 
+def within(row: pd.Series, name: str, form: str = "") -> str:
+    """A number of a row between its `_low` and `_high`."""
+    return between(row[name], row[f"{name}_low"], row[f"{name}_high"], form)
+
+
+def side(low: float, high: float, one: float = 1.0) -> str:
+    """below | above | undecided: where an interval lies against a number."""
+    return "below" if high < one else "above" if low > one else "undecided"
+
+
 def _percent(row: pd.Series) -> str:
     """A share with its interval: "90 % (82 to 94)"."""
     return f"{100 * row.value:.0f} % ({100 * row.value_low:.0f} to {100 * row.value_high:.0f})"

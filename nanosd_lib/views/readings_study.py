@@ -1,4 +1,4 @@
-"""Readings of notebooks 02 to 06: what their figures and tables say, in words made from the numbers
+"""Readings of notebooks 02 to 05: what their figures and tables say, in words made from the numbers
 (see `readings`).
 """
 
@@ -6,19 +6,9 @@ from __future__ import annotations
 
 import pandas as pd
 
-from nanosd_lib.views.readings import between, digits, listed
+from nanosd_lib.views.readings import between, digits, listed, side, within
 
 RATIO = "{:.2f}"
-
-
-def _in(row: pd.Series, name: str, form: str = "") -> str:
-    """A number of a row between its `_low` and `_high`."""
-    return between(row[name], row[f"{name}_low"], row[f"{name}_high"], form)
-
-
-def _against(low: float, high: float, one: float = 1.0) -> str:
-    """below | above | undecided: where an interval lies against a number."""
-    return "below" if high < one else "above" if low > one else "undecided"
 
 
 def _named(rows: pd.DataFrame) -> str:
@@ -39,7 +29,7 @@ def surgery(networks: pd.DataFrame, sensitivity: pd.DataFrame, predicted: pd.Dat
     return (
         f"E4, M and D4 hold {share.params:.0%} of SD 1.5's parameters and {share.gmac:.0%} of its"
         " multiply-adds, and on this teacher their removal moves the predicted noise by"
-        f" {_in(deep, 'eps_error')} of its power; over the"
+        f" {within(deep, 'eps_error')} of its power; over the"
         " nine published networks, each left out once, parameters order the NPU's milliseconds at"
         f" rank {rank['parameters']:.2f}, attention blocks at 64x64 at"
         f" {rank['attention at 64x64']:.2f}."
@@ -54,10 +44,10 @@ def which_can_go(sensitivity: pd.DataFrame) -> str:
     deep = taken.loc["E4+M+D4"]
     return (
         f"Removing {most} alone puts the pictures furthest from the teacher's, at tAFID"
-        f" {_in(alone.loc[most], 'tafid')}, {least} the"
+        f" {within(alone.loc[most], 'tafid')}, {least} the"
         f" least, at {digits(alone.tafid[least])}. E4, M and D4 together save"
         f" {deep.params_saved_share:.0%} of the parameters and {digits(deep.ms_saved)} ms, at tAFID"
-        f" {_in(deep, 'tafid')}; the teacher with other noise has"
+        f" {within(deep, 'tafid')}; the teacher with other noise has"
         f" {digits(deep.floor)}."
     )
 
@@ -82,8 +72,8 @@ def distilled(surrogates: pd.DataFrame, target: pd.DataFrame, how: str, low_erro
         f"{low.sum()} of {len(surrogates)} surrogates ({how}) have a held-out error"
         f" surely below {low_error:g} (median {digits(surrogates.relative_error.median())}; one"
         " constant would have 1), one teacher pass a step serving all; N2 assembled from them is at"
-        f" tAFID {_in(one, 'tafid')}, cut out of the teacher with"
-        f" nothing taught at {_in(none, 'tafid')}."
+        f" tAFID {within(one, 'tafid')}, cut out of the teacher with"
+        f" nothing taught at {within(none, 'tafid')}."
     )
 
 
@@ -146,7 +136,7 @@ def e3_target(ratio: tuple[float, float, float]) -> str:
     """N2 with E3 taught its own output over N2 with E3 taught D4's, in tAFID."""
     value, low, high = ratio
     said = {"below": "comes out nearer to the teacher", "above": "comes out further away"}
-    what = said.get(_against(low, high), "cannot be told apart in this run")
+    what = said.get(side(low, high), "cannot be told apart in this run")
     return (
         f"N2 with an E3 that copies the teacher's own E3 {what}:"
         f" {between(value, low, high, RATIO)} times the tAFID, on the same prompts and noise"
@@ -201,9 +191,9 @@ def pipelines(codesign: pd.DataFrame) -> str:
     both = by.loc[("slim", "slim", "slim latents")]
     larger = "U-Net" if unet.tafid > vae.tafid else "VAE"
     return (
-        f"With the slim VAE alone tAFID is {_in(vae, 'tafid')}, with the slim U-Net alone,"
-        f" aligned on the teacher's latents, {_in(unet, 'tafid')}, with both, aligned on the slim"
-        f" VAE's, {_in(both, 'tafid')}: the {larger} is what the pictures"
+        f"With the slim VAE alone tAFID is {within(vae, 'tafid')}, with the slim U-Net alone,"
+        f" aligned on the teacher's latents, {within(unet, 'tafid')}, with both, aligned on the"
+        f" slim VAE's, {within(both, 'tafid')}: the {larger} is what the pictures"
         f" pay for. The teacher with other noise has {digits(both.floor)}."
     )
 
@@ -250,76 +240,9 @@ def front(own: pd.DataFrame, trials: pd.DataFrame, family: pd.DataFrame) -> str:
 def errors_and_pictures(rho: tuple[float, float, float], n: int) -> str:
     """Whether stage errors rank networks: Spearman's correlation with its interval."""
     value, low, high = rho
-    where = _against(low, high, 0.5)
+    where = side(low, high, 0.5)
     said = {"above": "order the networks well", "below": "do not order the networks"}
     return (
         f"Over {n} networks the sums of stage errors {said.get(where, 'may order the networks')}"
         f" (rank correlation {between(value, low, high, RATIO)})."
     )
-
-
-# -------------------------------------------------------------------------------------- notebook 06
-def aligned(family: pd.DataFrame, prior: pd.DataFrame, steps: int) -> str:
-    """Page 06 in one sentence: family.csv and prior.csv of networks aligned for so many steps."""
-    by = family.set_index("model")
-    n2, best = by.loc["NanoSD2"], family.loc[family.tafid_aligned.idxmin()]
-    p = prior.set_index(["measure", "model"])
-    two = p.loc[("two objects, new caption", "ratio")]
-    return (
-        f"{steps} steps of alignment bring N2 from tAFID"
-        f" {_in(n2, 'tafid_assembled')} to"
-        f" {_in(n2, 'tafid_aligned')}; nearest to the"
-        f" teacher comes {best.model} ({digits(best.tafid_aligned)}), where the teacher with other"
-        f" noise is at {digits(n2.floor)}. N2 then follows two-object prompts"
-        f" {_in(two, 'value', RATIO)} times as often as the teacher."
-    )
-
-
-def drawn(family: pd.DataFrame, when: str) -> str:
-    """What the grid of pictures shows (family.csv), when "assembled" or "aligned": by the cosine of
-    image features to the teacher's own picture of the same prompt and noise, beside that of the
-    teacher with other noise.
-    """
-    cosine, low, high = (family[f"cosine_{when}{end}"] for end in ("", "_low", "_high"))
-    other = family.cosine_floor.iloc[0]
-    near = family.model[low > family.cosine_floor_high]
-    far = family.model[high < family.cosine_floor_low]
-    best, worst = family.model[cosine.idxmax()], family.model[cosine.idxmin()]
-    closer = f"{listed(list(near))} surely draw" if len(near) else "No network surely draws"
-    gone = (
-        f"; {listed(list(far))} surely less like it than another picture of the same prompt"
-        if (len(far))
-        else ""
-    )
-    return (
-        f"{closer} the teacher's own picture, closer to it than the teacher with other noise"
-        f" (cosine {other:.2f}){gone}. Most like it draws {best} ({cosine.max():.2f}), least"
-        f" {worst} ({cosine.min():.2f})."
-    )
-
-
-def what_is_kept(prior: pd.DataFrame) -> str:
-    """The measures of prior.csv that are surely the teacher's, and those that surely are not."""
-    ratios = prior[prior.model == "ratio"].set_index("measure")
-    names = {
-        "lpips": "LPIPS to the teacher's pictures against the control",
-        "one object": "one-object prompts followed",
-        "two objects, new caption": "two-object prompts followed",
-        "diversity": "diversity",
-        "detail": "fine detail",
-        "largest_over_mean": "the largest step of a path over its mean",
-        "length": "the length of a path",
-    }
-    less: list[str] = []
-    more: list[str] = []
-    open_: list[str] = []
-    for measure, name in names.items():
-        r = ratios.loc[measure]
-        text = f"{name} ({_in(r, 'value', RATIO)})"
-        {"below": less, "above": more}.get(_against(r.value_low, r.value_high), open_).append(text)
-    parts = [
-        f"{what}: {listed(some)}"
-        for what, some in (("less", less), ("more", more), ("not told apart", open_))
-        if some
-    ]
-    return f"N2 over the teacher, on equal prompts and noise. {'; '.join(parts)}."
