@@ -31,7 +31,7 @@ LOCK = $(BIN)/uv pip compile --quiet --universal --generate-hashes --python-vers
 	--all-extras --custom-compile-command 'make lock' pyproject.toml -o requirements.lock
 
 .DEFAULT_GOAL := help
-.PHONY: help env test nightly reproduce quick run hardware dryrun sweep sweep-status doctor lab teacher reference stale book workshop compare release verify-release judge restore chaos drift slurm-test bench lock clean
+.PHONY: help env test nightly reproduce quick run hardware dryrun sweep sweep-status doctor lab teacher reference heads stale book workshop compare release verify-release judge restore chaos drift slurm-test bench lock clean
 
 help:  ## list the verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' Makefile
@@ -111,6 +111,9 @@ teacher: $(STAMP)  ## train sd-mini from nothing (hours; resumes where it stoppe
 
 reference: $(STAMP)  ## copy a finished mini run, or one page (NB=00), to results/reference
 	@$(CLI) reference $(if $(NB),--nb '$(NB)')
+
+heads: $(STAMP)  ## bring README and the pages' heads in line with results/reference
+	@$(CLI) reference --refresh
 
 stale: $(STAMP)  ## which pages of results/reference the code has outgrown, and why
 	@$(CLI) stale

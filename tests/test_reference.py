@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import heads
 import nbformat
@@ -11,6 +12,7 @@ import pytest
 
 from nanosd_lib.paths import ROOT
 from nanosd_lib.runs import layout
+from nanosd_lib.studies import heads as minutes
 from nanosd_lib.studies import reference
 
 FOLDER = reference.REFERENCE
@@ -19,6 +21,23 @@ FOLDER = reference.REFERENCE
 def test_readme_shows_the_reference_run():
     text = (ROOT / "README.md").read_text()
     assert text == reference.refreshed(text), "the README is stale: run `make reference`"
+
+
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_a_head_says_the_minutes_of_the_reference_run(path):
+    entry = json.loads((FOLDER / "run.json").read_text())["notebooks"].get(path.stem)
+    text = path.read_text()
+    assert text == minutes.rewritten(text, entry), "the heads are stale: run `make heads`"
+    head = nbformat.reads(text, as_version=4).cells[0].source
+    assert re.search(r"\| minutes \| \d+ to read; .*to run", head)
+    slow = {"seconds": 3000.0, "computed_seconds": 6000.0, "machine": "a machine"}
+    other = nbformat.reads(minutes.rewritten(text, slow), as_version=4).cells
+    assert "100 to run the first time, 50 again (a machine)" in other[0].source
+    mine = nbformat.reads(text, as_version=4).cells
+    assert [c.source for c in other[1:]] == [c.source for c in mine[1:]]  # nothing else moved
 
 
 def test_the_run_is_whole_and_judges_every_claim_it_knew():

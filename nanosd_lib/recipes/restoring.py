@@ -31,7 +31,7 @@ from nanosd_lib.runs.provenance import canonical
 
 TRAINED_ON = "mild"
 WITNESSED = 16  # held-out scenes, and crops, of which a release tells an adapter's error
-MEASURED = 256  # training scenes, and crops, between which damage is measured
+MEASURED = 256  # training scenes, and crops, at most, between which damage is measured
 MATCHED = "matched"
 
 
@@ -77,12 +77,14 @@ def damage(run: Run, pipe: StableDiffusionPipeline) -> pd.DataFrame:
     lie apart (the root of the mean square of each picture, its mean over pictures), and the
     timestep whose gain that is; its last row is of all.
     """
-    what = {"scenes": MEASURED, "crops": MEASURED, "seed": run.seed, "family": TRAINED_ON}
+    r = run.profile.restoration
+    n = min(MEASURED, r.scenes, r.crops)
+    what = {"scenes": n, "crops": n, "seed": run.seed, "family": TRAINED_ON}
     apart = run.cached(
         "damage", pairs.distances, what, [run.teacher_key], quiet=True, device=trained.CPU,
         pipe=Later(lambda: trained.on_cpu(run, pipe)),
     )["apart"]  # fmt: skip
-    kinds = {"scenes": apart["apart"][:MEASURED], "crops of photographs": apart["apart"][MEASURED:]}
+    kinds = {"scenes": apart["apart"][:n], "crops of photographs": apart["apart"][n:]}
     rows, abar = [], one_step.alphas(pipe)
     for name, x in (kinds | {"both": apart["apart"]}).items():
         rms = uncertainty.mean(x)

@@ -18,7 +18,7 @@ import pandas as pd
 from nanosd_lib import paper, paths
 from nanosd_lib.paths import ROOT
 from nanosd_lib.runs import layout
-from nanosd_lib.studies import stale
+from nanosd_lib.studies import heads, stale
 from nanosd_lib.studies.stale import REFERENCE
 
 BEGIN, END = "<!-- reference: begin -->", "<!-- reference: end -->"
@@ -169,13 +169,16 @@ def refreshed(text: str) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Copy results/mini, or one page of it (`--nb 00`), and refresh the README."""
+    """Copy results/mini, or one page of it (`--nb 00`), and refresh README and heads; with
+    `--refresh`, the latter alone.
+    """
     parser = argparse.ArgumentParser(prog="make reference")
     parser.add_argument("--nb", default="", help="number of the one page to take over")
-    number = parser.parse_args(argv).nb
-    run = layout.results_folder("mini", 0)
+    parser.add_argument("--refresh", action="store_true", help="take over nothing")
+    args = parser.parse_args(argv)
+    number, run = args.nb, layout.results_folder("mini", 0)
     try:
-        taken = copy_page(run, number) if number else copy(run)
+        taken = "what it holds" if args.refresh else copy_page(run, number) if number else copy(run)
         refresh()
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -186,8 +189,10 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def refresh() -> None:
-    """README.md and the card of results/reference, from what results/reference holds."""
+    """README.md, the card of results/reference and the pages' heads, from what it holds."""
     readme = ROOT / "README.md"
     text = refreshed(readme.read_text(encoding="utf-8"))
     paths.write_atomic(readme, text.encode())
     paths.write_atomic(REFERENCE / "README.md", card().encode())
+    for folder in (ROOT, REFERENCE):
+        heads.refresh(folder / "notebooks", _report(REFERENCE)["notebooks"])
