@@ -15,6 +15,7 @@ IMAGE ?=
 TASK ?= sr
 OUT ?=
 COMMIT ?=
+WHEELS ?=
 PYTHON ?= $(shell for p in python3.11 python3 python3.12; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' 2>/dev/null \
 	&& echo $$p && break; done)
@@ -25,13 +26,14 @@ SWEEP = --profile '$(PROFILE)' --seeds='$(SEEDS)' --workers '$(WORKERS)' \
 	$(if $(GRID),--grid '$(GRID)') $(if $(SLURM),--slurm '$(SLURM)')
 PYTEST := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest
 CLI := $(BIN)/python -m nanosd_lib.cli
-INSTALL = $(BIN)/uv pip $(1) --quiet --python $(BIN)/python
+OFFLINE = $(if $(WHEELS),--no-index --find-links '$(WHEELS)')
+INSTALL = $(BIN)/uv pip $(1) --quiet --python $(BIN)/python $(OFFLINE) $(if $(WHEELS),--offline)
 CHOICE = --profile '$(PROFILE)' --seed='$(SEED)' $(foreach s,$(SET),--set '$(s)')
 LOCK = $(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 \
 	--all-extras --custom-compile-command 'make lock' pyproject.toml -o requirements.lock
 
 .DEFAULT_GOAL := help
-.PHONY: help env test nightly reproduce quick run hardware dryrun sweep sweep-status doctor lab teacher reference heads stale book workshop compare release verify-release judge restore chaos drift slurm-test bench lock clean
+.PHONY: help env test nightly reproduce quick run hardware dryrun sweep sweep-status doctor lab teacher reference heads stale book bundle workshop compare release verify-release judge restore chaos drift slurm-test bench lock clean
 
 help:  ## list the verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' Makefile
@@ -45,7 +47,7 @@ unexport PIP_USER PIP_TARGET PIP_PREFIX PIP_ROOT PIP_PYTHON PIP_DRY_RUN PIP_REQU
 	UV_CONSTRAINT UV_OVERRIDE UV_EXCLUDE UV_BUILD_CONSTRAINT UV_TORCH_BACKEND UV_REQUIRE_HASHES \
 	UV_NO_VERIFY_HASHES
 
-env: $(STAMP)  ## install everything in .venv (once; again when the lock changes)
+env: $(STAMP)  ## install everything in .venv (once; again when the lock changes): WHEELS=folder without network
 
 # uv comes first, at the version and with the hashes in the lock; then uv installs the whole lock
 # and compiles it, or every kernel of a system that keeps no bytecode would compile it again.
@@ -54,10 +56,11 @@ $(STAMP): requirements.lock pyproject.toml
 		"make PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' 2>/dev/null || { \
 		echo "Python 3.11 or 3.12 is needed, and $(PYTHON) is not one of them" >&2; exit 1; }
+	$(if $(WHEELS),@$(PYTHON) -I nanosd_lib/studies/bundle.py --check '$(WHEELS)')
 	@test -x $(BIN)/python || $(PYTHON) -I -m venv .venv
 	@sed -n '/^uv==/,/[^\\]$$/p' requirements.lock > .venv/uv.lock
 	@$(BIN)/python -I -m pip install --quiet --disable-pip-version-check --no-user \
-		--require-hashes -r .venv/uv.lock
+		$(OFFLINE) --require-hashes -r .venv/uv.lock
 	@if [ "$$(stat -c %d "$$($(BIN)/uv cache dir)" 2>/dev/null)" != "$$(stat -c %d .venv)" ]; then \
 		export UV_LINK_MODE=copy; fi; \
 	$(call INSTALL,sync) --compile-bytecode --require-hashes requirements.lock && \
@@ -120,6 +123,9 @@ stale: $(STAMP)  ## which pages of results/reference the code has outgrown, and 
 
 book: $(STAMP)  ## the executed pages as a site that works without network: RUN=results/mini
 	@$(CLI) book --run '$(if $(filter command line environment,$(origin RUN)),$(RUN))'
+
+bundle: $(STAMP)  ## all of it and every wheel, for a room without network: OUT=/media/stick/nanosd
+	@$(CLI) bundle --out '$(OUT)'
 
 workshop: $(STAMP)  ## student, solution and instructor copies of the notebooks, and a plan of 90 minutes
 	@$(CLI) workshop

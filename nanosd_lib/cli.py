@@ -41,6 +41,10 @@ MAINS = {  # verb: module of this library, what it does
     "stale": ("studies.stale", "which pages of results/reference the code has outgrown"),
     "book": ("studies.book", "the executed pages as a site that works without network: --run"),
     "workshop": ("studies.workshop", "student, solution and instructor copies of the notebooks"),
+    "bundle": (
+        "studies.bundle",
+        "the repository and all wheels, for a room without network: --out",
+    ),
     "compare": (
         "studies.compare",
         "a finished run beside the reference, claim by claim: --run FOLDER",

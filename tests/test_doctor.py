@@ -24,15 +24,17 @@ def test_this_machine_can_run_the_study(capsys):
         assert what in out
     assert "  mini: can run here" in out and " smoke: can run here" in out
     assert "  sd15: cannot: " in out  # no machine of a test run has the weights
+    assert out.splitlines()[-1] == "ready"
 
 
-def test_a_profile_that_cannot_run_says_what_is_missing(monkeypatch):
+def test_a_profile_that_cannot_run_says_what_is_missing(monkeypatch, capsys):
     memory = type("Memory", (), {"available": 1e9, "total": 2 * 2**30})
     monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
     findings = doctor.examine()
     assert "memory" in [f.what for f in findings if f.state == "bad"]
     assert "4 GB of memory" in doctor.verdict("mini", findings)
     assert doctor.main() == 1
+    assert "not ready: memory, 4 GB of memory" in capsys.readouterr().out.splitlines()[-1]
 
 
 def test_a_full_disk(monkeypatch):

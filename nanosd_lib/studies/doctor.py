@@ -171,7 +171,9 @@ def _existing(path: Path) -> Path:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Print every finding and which profiles can run; 1 where `mini` cannot. Takes no words."""
+    """Print every finding, which profiles can run, and at last one word, "ready", or what `mini`
+    lacks (1 is then returned). Takes no words.
+    """
     findings = examine()
     for f in findings:
         print(f"{f.state:>5}  {f.what:<13} {f.says}")
@@ -180,4 +182,6 @@ def main(argv: list[str] | None = None) -> int:
         missing, (ram, space, vram) = verdict(name, findings), NEEDS[name]
         needs = f"{ram} GB memory, {space} GB disk" + (f", {vram} GB GPU" if vram else "")
         print(f"{name:>6}: {'can run here' if not missing else 'cannot: ' + missing}  ({needs})")
-    return 1 if verdict("mini", findings) else 0
+    missing = verdict("mini", findings)
+    print(f"\n{'ready' if not missing else 'not ready: ' + missing}")
+    return 1 if missing else 0
