@@ -84,7 +84,7 @@ nightly: $(STAMP)  ## what takes longer: two whole smoke studies compared, byte 
 reproduce: $(STAMP)  ## execute every notebook: PROFILE=mini SEED=0
 	@$(CLI) reproduce $(CHOICE)
 
-quick: $(STAMP)  ## two minutes: the same prompts through the teacher and NanoSD 2
+quick: $(STAMP)  ## two minutes: prompts through the teacher and NanoSD 2, one photograph restored
 	@$(CLI) quick
 
 run: $(STAMP)  ## execute one notebook: NB=03 PROFILE=mini

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import re
 
+import pandas as pd
+from PIL import Image
+
 from nanosd_lib.recipes import quick
 from nanosd_lib.runs import release
 
@@ -11,6 +14,7 @@ from nanosd_lib.runs import release
 def test_the_first_two_minutes(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("NANOSD_RESULTS", str(tmp_path))
     monkeypatch.setattr(quick, "PROMPTS", quick.PROMPTS[:1])
+    monkeypatch.setattr(quick, "MEGAPIXELS", 0.02)
     assert quick.main([]) == 0
     page = (tmp_path / "quick" / "index.html").read_text()
     assert (tmp_path / "quick" / "quick.png").exists() and quick.PROMPTS[0] in page
@@ -19,6 +23,20 @@ def test_the_first_two_minutes(tmp_path, monkeypatch, capsys):
     assert len(re.findall(r'<img [^>]*alt="[^"]{20,}"', page)) == page.count("<img")
     out = capsys.readouterr().out
     assert "look at" in out and "NanoSD 2 is" in out
+    assert 'src="restored.png"' in page
+    with Image.open(tmp_path / "quick" / "restored.png") as three:
+        assert three.width > 300
+
+
+def test_without_an_adapter_there_is_no_photograph(tmp_path, monkeypatch, capsys):
+    def absent(*_):
+        raise release.Absent("adapters/some is not in the release")
+
+    monkeypatch.setattr(quick, "restored", absent)
+    assert quick._photograph(None, None, tmp_path) is None
+    assert "no photograph is restored: adapters/some" in capsys.readouterr().out
+    page = quick.page(pd.DataFrame(), "said", None)
+    assert "restored.png" not in page and "restored.png" in quick.page(pd.DataFrame(), "said", 1.0)
 
 
 def test_without_the_release_it_is_one_line(tmp_path, monkeypatch, capsys):

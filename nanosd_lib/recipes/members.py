@@ -130,6 +130,21 @@ def aligned(run: Run, pipe, archs: Iterable[str], taught: Taught) -> dict[str, T
     return {t.member.what["arch"]: t for t in found.values()}
 
 
+def released(run: Run, name: str) -> Trained:
+    """A published network ("N2") as it lies in the release, whose other surrogates need not be
+    there; `release.Absent` where it does not.
+    """
+    return trained.found(run, member(str(arch.NANOSD[name]), released_parts(run, name)))
+
+
+def released_parts(run: Run, name: str) -> Taught:
+    """The surrogates that it is made of; `release.Absent` where one is missing."""
+    changed = [(s, c) for s, c in arch.NANOSD[name].stages.items() if c != arch.BASE[s]]
+    parts = [trained.found(run, surrogates.member(s, c)) for s, c in changed]
+    by = {f"{s}:{c}": t for (s, c), t in zip(changed, parts, strict=True)}
+    return Taught(by, pd.DataFrame())
+
+
 def judged(run: Run, pipe, t: Trained, against: Artifact, draw: int = 0) -> Artifact:
     """tAFID, cosine, features and pictures of an aligned network."""
     text, how, images = t.member.what["arch"], shared.sampling(run, draw), shared.images(against)

@@ -23,11 +23,12 @@ from PIL import Image, ImageCms
 
 from nanosd_lib import paths
 from nanosd_lib.data import pictures
-from nanosd_lib.recipes import quick, restoring, shared, trained
+from nanosd_lib.recipes import members, restoring, shared, trained
 from nanosd_lib.restoration import osediff, photograph
 from nanosd_lib.restoration.one_step import OneStep
 from nanosd_lib.restoration.photograph import SCALE
 from nanosd_lib.runs import notebook, release
+from nanosd_lib.runs.notebook import Run
 
 TASKS = {"sr": "four times as large: blur, noise and JPEG's marks taken away"}
 FORMATS = {".png": "PNG", ".webp": "WEBP", ".tif": "TIFF", ".tiff": "TIFF", ".jpg": "JPEG"}
@@ -46,9 +47,13 @@ def system(threads: int = 2) -> OneStep:
     """
     folder = paths.results_root() / "restore"
     run = notebook.open_run("restore", "mini", 0, {"threads": threads}, folder)
-    b = restoring.Backbone("N2", quick.aligned(run))
+    return released(run, shared.teacher(run))
+
+
+def released(run: Run, pipe) -> OneStep:
+    """`system` of an open run."""
+    b = restoring.Backbone("N2", members.released(run, "N2"))
     t = trained.found(run, restoring.Restoration(b).member(run))
-    pipe = shared.teacher(run)
     return osediff.restorer(pipe, b.unet(pipe), b.vae_of(pipe), t.settings.budget["t"], t.tensors)
 
 
