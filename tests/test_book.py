@@ -12,7 +12,7 @@ import nbformat
 import pandas as pd
 import pytest
 
-from nanosd_lib.studies import book, executed, troubleshooting
+from nanosd_lib.studies import book, executed, printed, troubleshooting
 
 pytest.importorskip("sphinx")
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium")
@@ -37,6 +37,7 @@ class Page(HTMLParser):
         self.links: list[str] = []
         self.alts: list[str | None] = []
         self.tags: list[str] = []
+        self.ids: set[str] = set()
         self.text = ""
         self._code = 0
         self.feed(path.read_text(encoding="utf-8"))
@@ -44,6 +45,7 @@ class Page(HTMLParser):
     def handle_starttag(self, tag, attrs):
         a = dict(attrs)
         self.tags.append(tag)
+        self.ids.update(filter(None, [a.get("id")]))
         self._code += tag in ("code", "pre", "script", "style", "annotation")
         if tag in ("script", "img", "iframe", "source") and a.get("src"):
             self.fetched.append(a["src"])
@@ -84,12 +86,36 @@ def test_no_page_fetches_anything_from_elsewhere(built):
 
 
 def test_every_link_inside_leads_somewhere(built):
-    out = built[0]
-    for name, page in pages(out).items():
+    out, seen = built[0], 0
+    some = {(out / name).resolve(): page for name, page in pages(out).items()}
+    for at, page in some.items():
         for link in page.links:
-            path = link.split("#")[0].split("?")[0]
-            if path and not re.match(r"[a-z]+:", path):
-                assert ((out / name).parent / path).exists(), (name, link)
+            if re.match(r"[a-z]+:", link):
+                continue
+            path, _, mark = link.partition("#")
+            to = (at.parent / path.split("?")[0]).resolve() if path else at
+            assert to.exists(), (at.name, link)
+            if mark and to in some:
+                seen += 1
+                assert mark in some[to].ids, (at.name, link)
+    assert seen > 100
+
+
+def test_the_page_to_print_holds_all_others(built):
+    out, _ = built
+    page = pages(out)[printed.PAGE]
+    for name in PAGES:
+        heading = executed.title(executed.read(book.REFERENCE / "notebooks" / f"{name}.ipynb"))
+        assert heading in page.text
+    assert "script" not in page.tags and page.tags.count("h1") >= len(PAGES)
+    text = (out / printed.PAGE).read_text()
+    assert "<details class" not in text and text.count("<article") == len(PAGES) + 2
+
+
+def test_a_page_without_an_article_is_named(tmp_path):
+    (tmp_path / "index.html").write_text("<p>another theme")
+    with pytest.raises(ValueError, match="index.html has no article"):
+        printed.write(tmp_path, [])
 
 
 def test_every_picture_has_words(built):

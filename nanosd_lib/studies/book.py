@@ -28,7 +28,7 @@ import pandas as pd
 
 from nanosd_lib import paths
 from nanosd_lib.paths import ROOT
-from nanosd_lib.studies import executed, troubleshooting
+from nanosd_lib.studies import executed, printed, troubleshooting
 from nanosd_lib.studies.stale import REFERENCE
 
 SOURCE = ROOT / "docs" / "book"
@@ -93,13 +93,19 @@ def prepared(nb: Any, name: str) -> Any:
                 cell.metadata["mystnb"] = {"image": image}
         kept.append(cell)
     nb.cells = kept
-    both = f"[with outputs](../downloads/{name}.ipynb), [without](../downloads/{name}_empty.ipynb)"
+    both = f"{_file('with outputs', f'../downloads/{name}.ipynb')},"
+    both += f" {_file('without', f'../downloads/{name}_empty.ipynb')}"
     head = nb.cells[0].source.rstrip()
     in_table = head.rsplit("\n", 1)[-1].startswith("|")
     nb.cells[0].source = head + (
         f"\n| download | {both} |" if in_table else f"\n\nDownload {both}."
     )
     return nb
+
+
+def _file(text: str, path: str) -> str:
+    """A link to a file that is no page: Sphinx would look for a page of that name."""
+    return f'<a href="{path}">{text}</a>'
 
 
 def _shown(out: Any) -> Any:
@@ -162,7 +168,9 @@ def front(pages: dict[str, Any], claims: pd.DataFrame, said: str) -> str:
             " These pages re-run the whole study on a real Stable Diffusion small enough for a"
             " laptop, and give every number of the paper a verdict.",
             "",
-            f"**{len(claims)} claims:** {verdicts}. [All of them, with search](claims.html).",
+            f"**{len(claims)} claims:** {verdicts}."
+            f" {_file('All of them, with search', 'claims.html')}."
+            f" {_file('All pages in one', printed.PAGE)}, to print.",
             "",
             said,
             "",
@@ -244,6 +252,7 @@ def build(run: Path, out: Path) -> dict[str, Any]:
         (source / "index.md").write_text(front(pages, claims, said), encoding="utf-8")
         made = Path(folder) / "html"
         _sphinx(source, made)
+        printed.write(made, list(pages))
         new = out.with_name(f".{out.name}.new")
         shutil.rmtree(new, ignore_errors=True)
         new.parent.mkdir(parents=True, exist_ok=True)
