@@ -60,8 +60,8 @@ def against_latency(features: pd.DataFrame, ms: pd.Series, columns: dict[str, st
 
 
 def removal(table: pd.DataFrame) -> Figure:
-    """What taking a stage away costs in tAFID against what it saves: removed, how,
-    params_saved_share, ms_saved, tafid, floor.
+    """What taking a stage away costs in tAFID (with its interval) against what it saves: removed,
+    how, params_saved_share, ms_saved, tafid, floor.
     """
     fig, axes = figures.subplots(1, 2, figsize=(9.4, 3.8), sharey=True)
     marks = {"removed": ("#c95d2e", "o"), "one R": ("#1b6ca8", "s")}
@@ -71,7 +71,9 @@ def removal(table: pd.DataFrame) -> Figure:
     ):
         for how, rows in table.groupby("how"):
             colour, marker = marks[how]
-            ax.scatter(rows[column], rows.tafid, c=colour, marker=marker, s=24, label=how)
+            ends = [rows.tafid - rows.tafid_low, rows.tafid_high - rows.tafid]
+            look = dict(fmt=marker, ms=5, lw=1, color=colour, label=how)
+            ax.errorbar(rows[column], rows.tafid, yerr=ends, **look)
             where = dict(xytext=(4, 3), ha="left")
             where = where if how == "removed" else dict(xytext=(-4, -9), ha="right")
             for r in rows.itertuples():
@@ -80,7 +82,7 @@ def removal(table: pd.DataFrame) -> Figure:
                 ax.annotate(r.removed, at, **where, **how_)
         ax.axhline(table.floor.iloc[0], ls=":", color="black", lw=1, label="teacher, other noise")
         ax.set(xlabel=label, yscale="log")
-        ax.margins(0.12)
+        ax.margins(0.2, 0.12)
         figures.plain(ax)
     axes[0].set_ylabel("mini-clip tAFID, nothing retrained")
     axes[1].legend(fontsize=7)
