@@ -8,7 +8,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from nanosd_lib.views.figures import subplots
+from nanosd_lib.views.figures import plain, subplots
 
 MODELS = {"teacher": "#333333", "slim": "#c95d2e", "tiny": "#3fa7d6"}
 COMPONENTS = {
@@ -68,7 +68,9 @@ def latent_match(student: Tensor, teacher: Tensor, corr: np.ndarray) -> Figure:
 
 
 def terms(records: dict[str, list[dict]], names: tuple[str, ...]) -> Figure:
-    """Every term of the loss along the training of several students, on logarithmic axes."""
+    """Every term of the loss along the training of several students; on a logarithmic axis where it
+    falls by half and more.
+    """
     fig, axes = subplots(1, len(names), figsize=(2.5 * len(names), 2.6))
     for ax, name in zip(axes, names, strict=True):
         for label, record in records.items():
@@ -76,7 +78,11 @@ def terms(records: dict[str, list[dict]], names: tuple[str, ...]) -> Figure:
             if any(y):
                 colour = MODELS[label.split(",")[0]]
                 ax.plot(x, y, marker="o", ms=2.5, lw=1, color=colour, label=label)
-        ax.set(title=name, xlabel="step", yscale="log")
+        low, high = (f(y for line in ax.lines for y in line.get_ydata()) for f in (min, max))
+        ax.set(title=name, xlabel="step")
+        if high > 2 * low > 0:
+            ax.set_yscale("log")
+            plain(ax)
     axes[0].legend(fontsize=6)
     fig.tight_layout()
     return fig
