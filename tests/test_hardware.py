@@ -10,7 +10,7 @@ import torch
 from test_backends import TINY
 
 from nanosd_lib import paths
-from nanosd_lib.hardware import backends, builders, memory, profile, report
+from nanosd_lib.hardware import backends, builders, memory, photo_tiles, profile, report
 from nanosd_lib.networks import sd15
 from nanosd_lib.networks.arch import CHOICES, NANOSD, Arch
 from nanosd_lib.recipes import device_profile
@@ -171,3 +171,15 @@ def test_bad_choices_are_one_line(capsys, monkeypatch):
 
 def test_the_family_as_networks():
     assert builders.NETWORKS["six originals"] == Arch.parse("RARA RARA RARA | RARARA RARARA RARARA")
+
+
+def test_every_tile_of_a_photograph_goes_through_each_system():
+    seen = {"one": [], "two": []}
+
+    def system(name):
+        return lambda x: seen[name].append(tuple(x.shape)) or x
+
+    table = photo_tiles.timed(21, 8, 16, 2, {k: system(k) for k in seen})["table"]
+    assert list(table.name) == ["one", "two"] and (table.ms_low <= table.ms_high).all()
+    whole = [(8, 3, 16, 16), (8, 3, 16, 16), (5, 3, 16, 16)]
+    assert seen["one"] == [(8, 3, 16, 16), *whole, *whole]  # one batch to warm up, two rounds

@@ -10,7 +10,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from nanosd_lib.networks import counting
+from nanosd_lib.hardware import photo_tiles, tile
+from nanosd_lib.networks import counting, pipeline, sd15
 from nanosd_lib.networks.arch import NANOSD, Arch
 from nanosd_lib.networks.vae import Autoencoder
 from nanosd_lib.quality import uncertainty
@@ -187,6 +188,40 @@ def costs(run: Run, pipe, text: str, slim: Autoencoder) -> pd.DataFrame:
             row["ms" if end == "median" else f"ms_{end}"] = ms
         rows.append(row | {"passes": passes})
     return pd.DataFrame(rows)
+
+
+def tiles(
+    run: Run, pipe, some: dict[str, Case], measured: pd.DataFrame, rounds: int = 3
+) -> pd.DataFrame:
+    """sr_tiles.csv: where, backbone, vae, tiles, seconds (with quartiles over rounds, where all of
+    them were timed), ratio to the teacher's. The tiles of the paper's photograph: here, each a tile
+    of this pipeline's size through a trained system; and one tile at SD 1.5's size (`measured`: the
+    hardware profile's parts, random weights), multiplied.
+    """
+    r, side = run.profile.restoration, pipeline.side(pipe)
+    asked = {"tiles": r.tiles, "batch": run.profile.cost.batch, "side": side, "rounds": rounds}
+    make = lambda c: restoring.restorer(pipe, c.backbone, c.adapters[0])  # noqa: E731
+    keys = [t.key for c in some.values() for t in c.adapters[:1]]
+    seen = run.cached(
+        "photo-tiles", photo_tiles.timed, asked, [run.teacher_key, *keys], measured=True,
+        systems=Later(lambda: {k: make(c) for k, c in some.items()}),
+    )["table"].set_index("name")  # fmt: skip
+    rows = []
+    for name, c in some.items():
+        assert c.backbone is not None
+        row = {"where": f"sd-mini, {side} pixels, eager, all timed", "backbone": c.backbone.name}
+        ends = {"": "median", "_low": "low", "_high": "high"}
+        took = {f"seconds{k}": seen.loc[name, f"ms_{v}"] / 1e3 for k, v in ends.items()}
+        rows.append(row | {"vae": c.backbone.vae, "tiles": r.tiles, **took})
+    for backend, parts in measured.groupby("backend", sort=False):
+        whole_ = tile.whole(tile.pipeline_time(parts, "")).set_index("configuration").ms
+        where = f"SD 1.5, {sd15.VAE['sample_size']} pixels, {backend}, one timed"
+        for unet, vae, name in (("teacher",) * 3, ("N2", "slim", "both slim")):
+            row = {"where": where, "backbone": unet, "vae": vae}
+            rows.append(row | {"tiles": r.tiles, "seconds": r.tiles * whole_[name] / 1e3})
+    table = pd.DataFrame(rows)
+    first = table.groupby("where", sort=False).seconds.transform("first")
+    return table.assign(ratio=table.seconds / first)
 
 
 def estimated(run: Run, pipe, case: Case) -> pd.DataFrame:

@@ -105,6 +105,7 @@ class Restoration(Strict):
     seeds: Count  # at most, of the systems that are trained with several
     rank: Count  # of the adapters; at most a quarter of a layer's width is used
     megapixels: Annotated[float, Field(gt=0)]  # of the photograph that is restored whole
+    tiles: Count  # that are timed: as many as the paper's photograph has
     loss: Literal["mini-attributes", "lpips-vgg"]  # backbone of the perceptual loss
     judge: Literal["mini-clip", "lpips-alex"]  # of the LPIPS that judges: no loss has it
 

@@ -139,3 +139,17 @@ def estimated(table: pd.DataFrame) -> str:
     return (
         f"The estimator tells {'; '.join(said)}. It is least sure of {least.score} on {least.data}."
     )
+
+
+def photograph_of_tiles(table: pd.DataFrame) -> str:
+    """The tiles of the paper's photograph (sr_tiles.csv), here and at SD 1.5's size."""
+    timed = table["where"].str.contains("all timed")
+    large, small = table[timed].iloc[0], table[timed].iloc[-1]
+    fast = table[~timed].loc[table[~timed].seconds.idxmin()]
+    took = between(small.seconds, small.seconds_low, small.seconds_high)
+    return (
+        f"{small.tiles} tiles take {took} s around {small.backbone} with the {small.vae} VAE,"
+        f" {small.ratio:.2f} of the {digits(large.seconds)} s around the {large.backbone}. At SD"
+        f" 1.5's size the fastest that was timed here ({fast['where'].split(', ')[2]},"
+        f" {fast.backbone}, {fast.vae} VAE) would take {digits(fast.seconds)} s a photograph."
+    )
