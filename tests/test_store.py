@@ -54,6 +54,11 @@ def bad(n):
     return {"thing": object()}
 
 
+def waits(s, lamp=None):
+    time.sleep(s)
+    return {"fact": s}
+
+
 def resumes(n, scratch):
     done = len(list(scratch.iterdir()))
     for i in range(done, n):
@@ -110,6 +115,23 @@ def test_a_stage_is_computed_once_and_reads_back_equal(run, toy, capsys):
     assert second["picture"].getpixel((0, 0)) == (255, 0, 0)
     with pytest.raises(KeyError, match="it has fact, picture"):
         second["tabel"]
+
+
+def test_seconds_are_counted_once(run, toy, teacher):
+    """Of one computation inside another, and of one that a page computes and asks for again."""
+
+    def saved(of):
+        return json.loads((of.folder / "saved" / f"{of.notebook}.json").read_text())["seconds"]
+
+    inner = cache.Later(lambda: run.cached("inner", toy.waits, {"s": 0.6}, [], quiet=True))
+    outer = run.cached("outer", toy.waits, {"s": 0.2}, [], quiet=True, lamp=inner)
+    assert 0.2 <= outer.manifest["seconds"] < 0.5  # its own alone
+    assert 0.6 <= inner.value().manifest["seconds"]
+    run.cached("outer", toy.waits, {"s": 0.2}, [], quiet=True, lamp=inner)
+    assert saved(run) == 0  # this run's clock has them
+    again = notebook.open_run(run.notebook, "smoke", 0, teacher)
+    again.cached("outer", toy.waits, {"s": 0.2}, [], quiet=True, lamp=inner)
+    assert 0.2 <= saved(again) < 0.5
 
 
 def test_the_key_follows_params_inputs_and_source(run, toy, monkeypatch):

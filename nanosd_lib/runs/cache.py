@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     import torch  # three seconds that who only looks into a store need not spend
 
 
+_inner: list[float] = []  # of each computation under way, what others took inside of it
+
+
 def cached(
     store: Path,
     device: torch.device,
@@ -50,7 +53,8 @@ def cached(
     images and plain data. A fn with an argument `scratch` gets a folder for checkpoints that
     outlives a killed run. Random generators are seeded from name and params for fn, and put back
     after it. ValueError unless fn, and every function in context, lives in this library. The
-    artifact remembers the `page` that computed it.
+    artifact remembers the `page` that computed it, and its seconds without those of others that
+    were computed for it.
     """
     paths.check_name("computation", name)
     parts = _parts(device, name, fn, params, inputs, context)
@@ -72,9 +76,15 @@ def cached(
                     artifacts.remove(folder)
             scratch = store / ".scratch" / folder.name
             start = time.perf_counter()
-            values = _call(name, fn, params, context, device, scratch)
-            seconds = time.perf_counter() - start
-            facts = {"parts": parts, "seconds": round(seconds, 3), "page": page}
+            _inner.append(0.0)
+            try:
+                values = _call(name, fn, params, context, device, scratch)
+            finally:
+                seconds = time.perf_counter() - start
+                own = seconds - _inner.pop()
+                if _inner:
+                    _inner[-1] += seconds
+            facts = {"parts": parts, "seconds": round(own, 3), "page": page}
             artifact = artifacts.write(folder, key, values, facts)
             shutil.rmtree(scratch, ignore_errors=True)
             say(f"cached {name}: computed in {seconds:.1f} s")

@@ -69,6 +69,7 @@ class Run:
         self._records: dict[str, Any] = {}
         self._seen: dict[str, list[str]] = {"reads": [], "writes": []}
         self._saved: dict[str, float] = {}
+        self._mine: set[str] = set()
 
     @property
     def dtype(self) -> torch.dtype:
@@ -253,7 +254,9 @@ class Run:
 
     def _count(self, made: Artifact) -> None:
         """saved/<notebook>.json: the seconds that this page once computed what it now loads."""
-        if made.loaded and made.manifest.get("page") == self.notebook:
+        if not made.loaded:
+            self._mine.add(made.key)  # its seconds are this run's own, however often it is asked
+        elif made.key not in self._mine and made.manifest.get("page") == self.notebook:
             self._saved[made.key] = made.manifest["seconds"]
         text = json.dumps({"seconds": round(sum(self._saved.values()), 1)}) + "\n"
         paths.write_atomic(self._file("saved", self.notebook, "json"), text.encode())
