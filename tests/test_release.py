@@ -496,6 +496,7 @@ def test_a_restoration_of_another_backbone_is_absent(whole):
     with pytest.raises(Absent):
         trained.found(run, kind.member(run))
     m = kind.member(run)
+    assert not trained.there(run, m)
     assert m.of == {"aligned/N5": n5.key} and m.name == "adapters/osediff-N5-matched-0"
 
 

@@ -35,4 +35,6 @@ def restored(run: Run, cases: dict[str, Case], made: Judged) -> None:
         seeds = min(len(ours), len(theirs)) if other.adapters else len(ours)
         said = f"{n2.adapters[0].how}; {restoring.TRAINED_ON} family, x4, t = {n2.t}, {FIX} fix,"
         said += f" LPIPS over {r.judge}, paired by photograph"
-        run.record(claim, ratio, said, n=n, seeds=seeds, scenes=scenes.value)
+        alike = {(t.released is None) for c in (n2, other) for t in c.adapters}
+        guards = {"trained-alike": (float(len(alike) == 1),) * 3} if other.adapters else {}
+        run.record(claim, ratio, said, n=n, seeds=seeds, guards=guards, scenes=scenes.value)

@@ -16,7 +16,7 @@ from nanosd_lib.networks.arch import NANOSD, Arch
 from nanosd_lib.networks.vae import Autoencoder
 from nanosd_lib.quality import uncertainty
 from nanosd_lib.quality.uncertainty import Interval
-from nanosd_lib.recipes import restoring, shared, slimming
+from nanosd_lib.recipes import restoring, shared, slimming, trained
 from nanosd_lib.recipes.restoring import Backbone
 from nanosd_lib.recipes.surrogates import Taught
 from nanosd_lib.recipes.trained import Trained
@@ -52,7 +52,9 @@ class Case:
 
 
 def cases(run: Run, pipe, taught: Taught) -> dict[str, Case]:
-    """Bicubic, what the two VAEs keep, the bare backbones, and every system that is trained."""
+    """Bicubic, what the two VAEs keep, the bare backbones, and every system that is trained: of
+    further seeds those that the release holds, where the run takes from it.
+    """
     t = int(restoring.damage(run, pipe).t.iloc[-1])
     backbones: dict[tuple[str, bool], Backbone] = {}
     for _, name, slim, _, _ in restoring.COMPARED:
@@ -64,7 +66,10 @@ def cases(run: Run, pipe, taught: Taught) -> dict[str, Case]:
     for system, name, slim, timestep, seeds in restoring.COMPARED:
         b = backbones[name, slim]
         some = range(min(seeds, run.profile.restoration.seeds))
-        mine = tuple(restoring.system(run, pipe, b, timestep, k, system) for k in some)
+        kinds = [restoring.Restoration(b, timestep, k, system) for k in some]
+        if trained.asked(run):
+            kinds = kinds[:1] + [k for k in kinds[1:] if trained.there(run, k.member(run))]
+        mine = tuple(restoring.system(run, pipe, b, timestep, k.seed, system) for k in kinds)
         found.append(Case(restoring.NAMES[system], b, mine, mine[0].settings.budget["t"]))
     return {case.label: case for case in found}
 

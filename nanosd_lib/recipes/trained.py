@@ -134,6 +134,15 @@ def asked(run: Run) -> bool:
     return run.profile.release and run.profile.photographs is None
 
 
+def there(run: Run, m: Member) -> bool:
+    """Whether the release holds that member; `release.Refused` where it is damaged."""
+    try:
+        found(run, m)
+    except release.Absent:
+        return False
+    return True
+
+
 def _released(run: Run, members: Iterable[Member]) -> dict[str, Trained]:
     some = {}
     for m in members:
