@@ -30,13 +30,35 @@ def networks(params=100.0):
 def predicted(rank=0.3):
     rows = [("parameters", rank), ("attention at 64x64", 0.9)]
     table = pd.DataFrame(rows, columns=["predictor", "spearman"])
-    return table.assign(rows="published", strings="corrected", target="htp_ms")
+    return table.assign(
+        rows="published", strings="corrected", target="htp_ms", rank=table.spearman, loo_mean=9.0
+    )
 
 
 def many(n2=0.5):
     rows = [("NanoSD2", n2), ("TinySD", 1.0)]
     table = pd.DataFrame([{"model": m, **interval("tafid", x)} for m, x in rows])
     return table.assign(n=512, **interval("floor", 1.0, 0.2))
+
+
+def measured(more=700.0):
+    rows = [("SD1.5", 1500.0), ("NanoSD2", 600.0), ("NanoSD1", 768.0), ("N1 + E4, M, D4", more)]
+    some = pd.DataFrame(rows, columns=["model", "ms_median"])
+    return pd.concat([some.assign(backend=b) for b in ("eager", "ort-int8")], ignore_index=True)
+
+
+def latency_prediction(best=0.95):
+    rows = [("stages", "eager", "roofline", 0.97), ("stages", "ort-int8", "roofline", 0.5)]
+    rows += [("stages", "ort-int8", "attention at 64x64", best)]
+    rows += [("published", "htp_ms", "attention by resolution", 0.997)] * 2
+    table = pd.DataFrame(rows, columns=["rows", "target", "predictor", "r2"])
+    return table.assign(strings=["corrected"] * 4 + ["as printed"])
+
+
+def backend_ranks():
+    names = ["eager", "ort-int8", "htp_ms"]
+    table = pd.DataFrame([[1, 0.8, 0.76], [0.8, 1, 0.97], [0.76, 0.97, 1]], names, names)
+    return pd.concat({"nine published networks": table}, names=["rows", "backend"])
 
 
 def additivity(worst=0.33):
@@ -49,7 +71,7 @@ def surrogates(d1=0.05, kept=True):
     table = pd.DataFrame(
         [{"stage": s, "code": c, **interval("relative_error", e)} for s, c, e in rows]
     )
-    return table.assign(kept=[kept, True, True])
+    return table.assign(kept=[kept, True, True], read_error=[2 * d1 / 0.05, 0.1, 0.1])
 
 
 def target(nothing=40.0):
@@ -137,10 +159,20 @@ def prior(two=0.3, diversity=1.0):
 
 
 CASES = {
+    "family measured": (
+        lambda: readings.family_measured(measured()),
+        lambda: readings.family_measured(measured(900.0)),
+        ["0.91 times N1's milliseconds (faster with more", "1.17 times N1's milliseconds."],
+    ),
+    "predictors": (
+        lambda: readings.predictors(latency_prediction(), backend_ranks()),
+        lambda: readings.predictors(latency_prediction(0.3), backend_ranks()),
+        ["attention at 64x64 in ort-int8 (R^2 0.95)", "roofline in ort-int8 (R^2 0.50)"],
+    ),
     "surgery": (
         lambda: readings.surgery(networks(), sensitivity(), predicted()),
         lambda: readings.surgery(networks(300.0), sensitivity(30.0), predicted(0.8)),
-        ["rank 0.30", "rank 0.80"],
+        ["correlation of 0.30 with parameters", "correlation of 0.80 with parameters"],
     ),
     "which can go": (
         lambda: readings.which_can_go(sensitivity()),
@@ -176,8 +208,8 @@ CASES = {
         ["from 0.5 to 0.2", "from 0.5 to 0.3"],
     ),
     "less data": (
-        lambda: readings.less_data(amounts()),
-        lambda: readings.less_data(amounts(0.4)),
+        lambda: readings.less_data(amounts(), "20 steps"),
+        lambda: readings.less_data(amounts(0.4), "20 steps"),
         ["1.50 times as large", "2.50 times as large"],
     ),
     "drawn": (

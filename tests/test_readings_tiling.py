@@ -36,7 +36,17 @@ def blending(best=1.0):
     return pd.DataFrame(rows, columns=["blending", "overlap", "roughness"])
 
 
+def streaming(off=0.0):
+    rows = [(188, 100.0, 0.0), (750, 105.0, off)]
+    return pd.DataFrame(rows, columns=["height", "peak_mb", "largest_difference"])
+
+
 CASES = {
+    "streamed": (
+        lambda: readings.streamed(streaming()),
+        lambda: readings.streamed(streaming(0.5)),
+        ["4.0 times as high takes 1.05 times the memory; against the", "differ by at most 0.5"],
+    ),
     "answer": (
         lambda: readings.answer(tiles(), 1.92, photo()),
         lambda: readings.answer(tiles(220), 1.5, photo(-1.5)),

@@ -23,20 +23,23 @@ PREDICTORS = {
 
 
 def fit(X: np.ndarray, y: np.ndarray) -> dict[str, float]:
-    """y = base + X b (n, k): r2; then, of each row when the others alone decide b, the rank
-    correlation of predictions with y and the mean and largest absolute error (in y's unit).
+    """y = base + X b (n, k): rank (correlation of the fit with y) and r2; then, of each row when
+    the others alone decide b, the rank correlation of predictions with y ("spearman") and the mean
+    and largest absolute error (in y's unit).
 
-    A constant column predicts nothing: its rank correlation is 0. A column that tells next to
-    nothing comes out below 0, since a row that is left out moves the mean of the others away.
+    A constant column predicts nothing: its rank correlations are 0. Left out, a column that tells
+    next to nothing comes out below 0, since a row that is left out moves the mean of the others
+    away.
     """
     y = np.asarray(y, float)
     coef, held = _least_squares(X, y)
     fitted = coef[0] + X @ coef[1:]
     flat = np.ptp(fitted) < 1e-9 * np.abs(y).max()
-    rank = 0.0 if flat else pd.Series(held).corr(pd.Series(y), method="spearman")
+    order = lambda x: 0.0 if flat else pd.Series(x).corr(pd.Series(y), method="spearman")  # noqa: E731
     r2 = 1 - ((y - fitted) ** 2).sum() / ((y - y.mean()) ** 2).sum()
     out = np.abs(y - held)
-    return {"spearman": rank, "r2": r2, "loo_mean": out.mean(), "loo_max": out.max()}
+    found = {"rank": order(fitted), "spearman": order(held), "r2": r2}
+    return found | {"loo_mean": out.mean(), "loo_max": out.max()}
 
 
 def _least_squares(X: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -77,8 +80,8 @@ def stage_features(stages: pd.DataFrame) -> pd.DataFrame:
 def study(
     features: pd.DataFrame, targets: dict[str, pd.Series], strings: str, rows: str
 ) -> pd.DataFrame:
-    """predictor, target, spearman, r2, loo_mean, loo_max, rows, n, strings: every predictor against
-    every target (aligned with the rows of `features`; NaN rows are left out).
+    """predictor, target, rank, spearman, r2, loo_mean, loo_max, rows, n, strings: every predictor
+    against every target (aligned with the rows of `features`; NaN rows are left out).
     """
     table = []
     for target, values in targets.items():

@@ -61,11 +61,13 @@ def with_interval(row: pd.Series) -> str:
 
 
 def _told(row: pd.Series) -> str:
-    """Why, and what the number is elsewhere: on other backends, other widths."""
+    """Why, and what the number is elsewhere: on other backends, other widths ("flips": by that number
+    the verdict would be another).
+    """
     said = [x for x in (row.why, row.elsewhere) if isinstance(x, str) and x]
     if len(said) == 2 or (said and said[0] == row.elsewhere):
         said[-1] = f"elsewhere: {said[-1]}"
-    return "; ".join(said)
+    return "; ".join([*(x.removesuffix(".") for x in said[:-1]), *said[-1:]])
 
 
 def worst_first(ledger: pd.DataFrame) -> pd.DataFrame:
@@ -91,6 +93,8 @@ def shade(ledger: pd.DataFrame, by_step: bool = False) -> pd.io.formats.style.St
     )[["step", *SHOWN] if by_step else SHOWN]
     colour = lambda v: f"background-color: {SHADES.get(v, '#ffffff')}; color: #111111"  # noqa: E731
     style = shown.style.map(colour, subset=["verdict"]).hide(axis="index")
+    if shown.why.str.contains("(flips)", regex=False).any():
+        style = style.set_caption("flips: by that backend's number the verdict would be another")
     return style.set_properties(
         **{"text-align": "left", "font-size": "11px", "vertical-align": "top"}
     )

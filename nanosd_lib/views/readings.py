@@ -145,8 +145,10 @@ def distances(table: pd.DataFrame) -> str:
     return (
         f"Over {int(renders.n)} pictures the teacher lies {line(renders)} from renders, where other"
         f" renders lie {line(floor)} and an untrained network {line(none)}. With other noise"
-        f" it lies {line(yard)} from itself: the yardstick of every tAFID here,"
-        f" and no floor of it: a student shares the teacher's noise."
+        f" it lies {line(yard)} from itself: the yardstick of every tAFID here, and no floor of it,"
+        f" since a student shares the teacher's noise and may lie nearer. Renders differ in their"
+        f" captions too, the teacher's two sets share their prompts: {digits(yard.frechet)} and"
+        f" {digits(floor.frechet)} are not of one kind."
     )
 
 

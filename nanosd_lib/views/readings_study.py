@@ -8,7 +8,7 @@ import pandas as pd
 
 from nanosd_lib.views.readings import between, digits, listed, side, within
 
-RATIO = "{:.2f}"
+RATIO, READ = "{:.2f}", "`read_error`"
 
 
 def _named(rows: pd.DataFrame) -> str:
@@ -25,14 +25,52 @@ def surgery(networks: pd.DataFrame, sensitivity: pd.DataFrame, predicted: pd.Dat
     share = 1 - n.loc["without", ["params", "gmac"]] / n.loc["with", ["params", "gmac"]]
     deep = sensitivity[(sensitivity.how == "removed") & (sensitivity.removed == "E4+M+D4")].iloc[0]
     rows = predicted[(predicted.rows == "published") & (predicted.strings == "corrected")]
-    rank = rows[rows.target == "htp_ms"].set_index("predictor").spearman
+    by = rows[rows.target == "htp_ms"].set_index("predictor")
+    one, other = by.loc["parameters"], by.loc["attention at 64x64"]
     return (
         f"E4, M and D4 hold {share.params:.0%} of SD 1.5's parameters and {share.gmac:.0%} of its"
         " multiply-adds, and on this teacher their removal moves the predicted noise by"
         f" {within(deep, 'eps_error')} of its power; over the"
-        " nine published networks, each left out once, parameters order the NPU's milliseconds at"
-        f" rank {rank['parameters']:.2f}, attention blocks at 64x64 at"
-        f" {rank['attention at 64x64']:.2f}."
+        " nine published networks the NPU's milliseconds have a rank correlation of"
+        f" {one['rank']:.2f} with parameters and {other['rank']:.2f} with attention blocks at"
+        f" 64x64, and a fit misses a row that it has not seen by {digits(one.loo_mean)} and"
+        f" {digits(other.loo_mean)} ms."
+    )
+
+
+def family_measured(family: pd.DataFrame) -> str:
+    """How many times as fast NanoSD 2 is, and what three more stages cost N1 (family_sd15.csv)."""
+    ms = family.pivot(index="model", columns="backend", values="ms_median")
+    fast = (ms.loc["SD1.5"] / ms.loc["NanoSD2"]).sort_values()
+    more = ms.loc["N1 + E4, M, D4", "ort-int8"] / ms.loc["NanoSD1", "ort-int8"]
+    odd = " (faster with more stages: an effect of the runtime, see the ledger)" if more < 1 else ""
+    return (
+        f"NanoSD2 is {fast.iloc[0]:.1f} ({fast.index[0]}) to {fast.iloc[-1]:.1f}"
+        f" ({fast.index[-1]}) times as fast as SD 1.5. In int8, N1 with E4, M and D4 put back takes"
+        f" {more:.2f} times N1's milliseconds{odd}."
+    )
+
+
+def predictors(predicted: pd.DataFrame, ranks: pd.DataFrame) -> str:
+    """What tells the latency of a stage, and whether backends order networks alike
+    (latency_prediction.csv, backend_ranks.csv).
+    """
+    own = predicted[predicted["rows"] == "stages"]
+    said = []
+    for backend in ("eager", "ort-int8"):
+        some = own[own.target == backend]
+        one = some.loc[some.r2.idxmax()]
+        said.append(f"{one.predictor} in {backend} (R^2 {one.r2:.2f})")
+    nine = ranks.loc["nine published networks"]
+    htp = predicted[(predicted["rows"] == "published") & (predicted.target == "htp_ms")]
+    by = htp[htp.predictor == "attention by resolution"].set_index("strings").r2
+    return (
+        f"Over the 36 stages the best single predictor is {listed(said)}. int8 orders the nine"
+        f" networks as the HTP does at rank {nine.loc['ort-int8', 'htp_ms']:.2f}, float32 eager at"
+        f" {nine.loc['eager', 'htp_ms']:.2f}: what predicts latency belongs to the number format"
+        " and the runtime as much as to the network. With TinySD's string as printed, the fit by"
+        f" attention at each resolution has R^2 {by['as printed']:.3f} instead of"
+        f" {by['corrected']:.3f}: a reason of its own to believe the corrected string."
     )
 
 
@@ -101,18 +139,19 @@ def learning(curve: pd.DataFrame, constant: dict[str, float]) -> str:
 def by_hand(first: float, last: float, steps: int, batch: int) -> str:
     """What a few steps of FwKD do to one surrogate, on batches of that size."""
     return (
-        f"{steps} steps on batches of {batch} bring the error of E1:R from {digits(first)} to"
-        f" {digits(last)}: the loop above is all that FwKD is."
+        f"{steps} steps on batches of {batch} bring the error of E1:R on the batch of the moment"
+        f" from {digits(first)} to {digits(last)}: the loop above is all that FwKD is."
     )
 
 
-def less_data(amounts: pd.DataFrame) -> str:
-    """What the smaller part of the data costs (fwkd_data.csv)."""
+def less_data(amounts: pd.DataFrame, how: str) -> str:
+    """What the smaller part of the data costs (fwkd_data.csv), and how either was taught."""
     ratio = (amounts.error_less_data / amounts.error_all_data).set_axis(amounts.surrogate)
     return (
         f"On {amounts.fraction[0]:.0%} of the latents, each seen {amounts.epochs_less[0]:.0f} times"
         f" instead of {amounts.epochs_all[0]:.0f}, the error is {ratio.median():.2f} times as large"
-        f" (median of {len(ratio)}; most for {ratio.idxmax()}, {ratio.max():.2f}): one seed."
+        f" (median of {len(ratio)}; most for {ratio.idxmax()}, {ratio.max():.2f})."
+        f" Taught either way: {how}."
     )
 
 
@@ -124,11 +163,16 @@ def survivors(surrogates: pd.DataFrame, keep_error: float) -> str:
     both = [s for s in by.index if {(s, "R"), (s, "RA")} <= set(error.index)]
     ratio = [error[s, "RA"] / error[s, "R"] for s in both]
     stage, code = error.idxmin()
+    useless = surrogates[surrogates.read_error >= 1]
+    than = f"{_named(useless)} are no better than a constant" if len(useless) else (
+        "all are better than a constant"
+    )  # fmt: skip
     return (
         f"At a threshold of {keep_error:g} {what}. Hardest to copy is {by.idxmax()} (median"
         f" {digits(by.max())}), easiest {by.idxmin()} ({digits(by.min())}); the smallest"
         f" error of all has {stage}:{code} ({digits(error.min())}). One R with attention has"
         f" {min(ratio):.2f} to {max(ratio):.2f} of the error of one R without, stage by stage."
+        f" By what is read later in their place ({READ}), {than}."
     )
 
 

@@ -71,3 +71,15 @@ def seams(blending: pd.DataFrame) -> str:
         f" elsewhere, with overlap and a hard cut {plain.iloc[-1]:.2f} times;"
         f" {best.blending} blending over {best.overlap} pixels leaves {best.roughness:.2f}."
     )
+
+
+def streamed(table: pd.DataFrame) -> str:
+    """Whether streaming is exact, and how its memory goes with the height (streaming.csv)."""
+    low, high = table.iloc[table.height.argmin()], table.iloc[table.height.argmax()]
+    off = table.largest_difference.max()
+    exact = "no pixel differs" if off == 0 else f"pixels differ by at most {digits(off)}"
+    return (
+        f"A picture {high.height / low.height:.1f} times as high takes"
+        f" {high.peak_mb / low.peak_mb:.2f} times the memory; against the picture enlarged in one"
+        f" piece {exact}."
+    )
