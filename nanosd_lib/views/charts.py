@@ -10,11 +10,11 @@ from matplotlib.figure import Figure
 from nanosd_lib.views import figures
 from nanosd_lib.views.figures import COLOURS
 
-BACKENDS = {
-    "eager": "#1b6ca8",
-    "eager-bf16": "#9bd1e5",
-    "ort-fp32": "#ee8434",
-    "ort-int8": "#c95d2e",
+BACKENDS = {  # none of them a stage's colour
+    "eager": "#444444",
+    "eager-bf16": "#a0a0a0",
+    "ort-fp32": "#7fbf7b",
+    "ort-int8": "#1b7837",
 }
 
 
@@ -50,6 +50,8 @@ def against_latency(features: pd.DataFrame, ms: pd.Series, columns: dict[str, st
             ax.scatter(rows[column], ms[rows.index], s=18, color=COLOURS[stage], label=stage)
         few = features[column].nunique() < 10  # counts: a logarithm would lose the zeros
         ax.set(xlabel=label, xscale="linear" if few else "log", yscale="log")
+        if not few:
+            ax.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 3)))
         ax.xaxis.set_major_formatter(ticker.EngFormatter(sep=""))
         ax.xaxis.set_minor_formatter(ticker.NullFormatter())
         figures.plain(ax)

@@ -23,6 +23,7 @@ STYLE = {
     "axes.axisbelow": True,
 }
 plt.rcParams.update(STYLE)
+CODES = ("R", "RA", "RR", "RAR", "RRA", "RRR", "RARA")
 COLOURS = dict(E1="#1b6ca8", E2="#3fa7d6", E3="#9bd1e5", D3="#f6c28b", D2="#ee8434", D1="#c95d2e")
 
 
@@ -101,13 +102,14 @@ def curves(table: pd.DataFrame, constant: dict[str, float]) -> Figure:
     for ax, stage in zip(axes.flat, stages, strict=False):
         mine = table[table.surrogate.str.startswith(stage + ":")]
         ends = mine.groupby("surrogate").relative_error.last().sort_values()
-        for k, name in enumerate(ends.index):
+        for name in ends.index:
             rows = mine[mine.surrogate == name]
-            ax.plot(rows.step, rows.relative_error, marker="o", ms=2.5, lw=1.2, color=f"C{k}")
+            look = {"marker": "o", "ms": 2.5, "lw": 1.2, "color": _of_code(str(name))}
+            ax.plot(rows.step, rows.relative_error, **look)
         ax.axhline(constant[stage], color="black", lw=0.8, ls="--")
         ax.set(title=stage, yscale="log", xlim=(None, mine.step.max() * 1.4))
         plain(ax)
-        _name_ends(ax, {str(k).split(":")[1]: v for k, v in ends.items()}, mine.step.max())
+        _name_ends(ax, {str(k): v for k, v in ends.items()}, mine.step.max())
     for ax in axes[-1]:
         ax.set_xlabel("steps")
     for ax in axes[:, 0]:
@@ -119,7 +121,7 @@ def curves(table: pd.DataFrame, constant: dict[str, float]) -> Figure:
 
 
 def _name_ends(ax: plt.Axes, ends: dict[str, float], x: float, gap: float = 0.065) -> None:
-    """Names of lines on a logarithmic y beside their ends (name -> end, rising) at x, each led to
+    """Codes of lines on a logarithmic y beside their ends ("E1:R" -> end, rising) at x, each led to
     its line, no two nearer than so much of the axis.
     """
     low, high = np.log(ax.get_ylim())
@@ -130,12 +132,18 @@ def _name_ends(ax: plt.Axes, ends: dict[str, float], x: float, gap: float = 0.06
     place[-1] = min(place[-1], 0.97)
     for k in range(len(place) - 2, -1, -1):
         place[k] = min(place[k], place[k + 1] - gap)
-    for k, (name, y) in enumerate(zip(ends, np.exp(low + place * (high - low)), strict=True)):
-        lead = dict(arrowstyle="-", lw=0.5, color=f"C{k}", shrinkA=0, shrinkB=0)
+    for name, y in zip(ends, np.exp(low + place * (high - low)), strict=True):
+        colour = _of_code(name)
+        lead = dict(arrowstyle="-", lw=0.5, color=colour, shrinkA=0, shrinkB=0)
         ax.annotate(
-            name, (x, ends[name]), (1.09 * x, y), fontsize=6.5, va="center", color=f"C{k}",
-            arrowprops=lead,
+            name.split(":")[1], (x, ends[name]), (1.09 * x, y), fontsize=6.5, va="center",
+            color=colour, arrowprops=lead,
         )  # fmt: skip
+
+
+def _of_code(name: str) -> str:
+    """One colour for a code ("E1:RA") in every panel."""
+    return f"C{CODES.index(name.split(':')[1])}"
 
 
 def scatter(

@@ -43,10 +43,10 @@ def compare(
 
 
 def number(x: float) -> str:
-    """Three digits that matter; a whole number in full, nothing for a gap."""
+    """Three digits that matter; what is large or whole in full, nothing for a gap."""
     if not isinstance(x, int | float) or math.isnan(x):
         return ""
-    return f"{x:,.0f}" if x == int(x) else f"{x:.3g}"
+    return f"{x:,.0f}" if x == int(x) or abs(x) >= 1000 else f"{x:.3g}"
 
 
 def with_interval(row: pd.Series) -> str:
@@ -54,15 +54,14 @@ def with_interval(row: pd.Series) -> str:
     if math.isnan(row.ours):
         return ""
     ends = f" [{number(row.low)}, {number(row.high)}]" if row.low < row.high else ""
-    unit = (
-        "" if row.unit in ("ratio", "share", "rho") or not isinstance(row.unit, str) else row.unit
-    )
+    unit = row.unit if isinstance(row.unit, str) else ""
+    unit = {"ratio": "times", "share": "(a share)", "rho": "(rank)"}.get(unit, unit)
     return f"{number(row.ours)}{ends} {unit}".strip()
 
 
 def _told(row: pd.Series) -> str:
-    """Why, and what the number is elsewhere: on other backends, other widths ("flips": by that number
-    the verdict would be another).
+    """Why, and what the number is elsewhere: on other backends, other widths ("flips": by that
+    number the verdict would be another).
     """
     said = [x for x in (row.why, row.elsewhere) if isinstance(x, str) and x]
     if len(said) == 2 or (said and said[0] == row.elsewhere):
