@@ -30,7 +30,8 @@ def test_clean(path):
     code = [c for c in book["cells"] if c["cell_type"] == "code"]
     assert not any(c["outputs"] or c["execution_count"] for c in code)
     assert sum("parameters" in c["metadata"].get("tags", []) for c in code) == 1
-    assert max("".join(c["source"]).count("\n") for c in code) <= 32
+    lines = sorted("".join(c["source"]).count("\n") + 1 for c in code)
+    assert lines[-1] <= 25 and lines[len(lines) // 2] <= 6
     assert not re.findall(r"[\"'(](/home|/tmp|/root|/Users|[A-Z]:\\)", path.read_text())
     assert f'open_run("{path.stem}"' in "".join(code[1]["source"])
 
@@ -72,3 +73,14 @@ def test_no_number_is_typed_into_prose():
 
 def test_every_notebook_has_claims():
     assert {c.notebook for c in paper.claims()} >= {p.stem for p in PATHS} - {"11_results_tables"}
+
+
+@pytest.mark.parametrize("path", PATHS, ids=lambda p: p.stem)
+def test_a_page_teaches(path):
+    """A question on top, an answer that is computed, an equation, readings of what is shown."""
+    text, code = cells(path, "markdown"), "\n".join(cells(path, "code"))
+    assert text[0].split("\n")[0].endswith("?") and text[0].startswith("# ")
+    assert ".is_(" in code or "readings.sentences" in code
+    assert any("$$" in x for x in text)
+    assert code.count("pages.reading(") >= min(5, code.count("run.figure(")) - 1
+    assert not re.search(r"^\*\*Reading\.\*\*", "\n".join(text), re.M)  # nobody types one

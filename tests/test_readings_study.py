@@ -1,4 +1,4 @@
-"""readings_study, readings_family: each reading is given two tables and says two things."""
+"""readings_study, _vae, _family: each reading is given two tables and says two things."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 import sentences
 
-from nanosd_lib.views import readings_family
+from nanosd_lib.views import readings_family, readings_vae
 from nanosd_lib.views import readings_study as readings
 
 
@@ -33,6 +33,23 @@ def predicted(rank=0.3):
     return table.assign(
         rows="published", strings="corrected", target="htp_ms", rank=table.spearman, loo_mean=9.0
     )
+
+
+def terms(last=0.1):
+    rows = [{"latent": 1.0, "kl": 2.3}, {"latent": 0.2, "kl": 2.35}, {"latent": last, "kl": 2.4}]
+    return {"slim, seed 0": rows, "tiny, seed 0": rows[:1]}
+
+
+def channels(one=0.9):
+    rows = [(0, 0.99, 0.98), (1, one, 0.8)]
+    some = pd.DataFrame(rows, columns=["channel", "corr", "explained"])
+    return some.assign(pictures="held-out scenes")
+
+
+def totals(both=0.16):
+    rows = [("teacher", 1.0, 0.4), ("slim U-Net", 0.7, 0.6), ("both slim", both, 0.2)]
+    some = pd.DataFrame(rows, columns=["configuration", "ratio", "vae_share"])
+    return some.assign(geometry="SD 1.5")
 
 
 def many(n2=0.5):
@@ -159,6 +176,21 @@ def prior(two=0.3, diversity=1.0):
 
 
 CASES = {
+    "terms": (
+        lambda: readings_vae.terms(terms(), ("latent", "kl")),
+        lambda: readings_vae.terms(terms(0.3), ("latent", "kl")),
+        ["latent 0.1 from 1 (0.50 of what it was half way) and kl 2.4 from 2.3", "latent 0.3 from"],
+    ),
+    "latents": (
+        lambda: readings_vae.latents(channels(), "held-out scenes"),
+        lambda: readings_vae.latents(channels(0.999), "held-out scenes"),
+        ["channel is 1: correlation 0.900", "channel is 0: correlation 0.990"],
+    ),
+    "the time of a tile": (
+        lambda: readings_vae.tile_time(totals()),
+        lambda: readings_vae.tile_time(totals(0.5)),
+        ["both 0.16", "both 0.50"],
+    ),
     "family measured": (
         lambda: readings.family_measured(measured()),
         lambda: readings.family_measured(measured(900.0)),
@@ -228,18 +260,18 @@ CASES = {
         ["nearer to the teacher", "cannot be told apart"],
     ),
     "slimmed": (
-        lambda: readings.slimmed(vae(), large(), total()),
-        lambda: readings.slimmed(vae(33.0), large(), total(0.5)),
+        lambda: readings_vae.slimmed(vae(), large(), total()),
+        lambda: readings_vae.slimmed(vae(33.0), large(), total(0.5)),
         ["loses 2.0 dB", "gains 1.0 dB"],
     ),
     "halves": (
-        lambda: readings.halves(vae()),
-        lambda: readings.halves(vae(encoder=30.0)),
+        lambda: readings_vae.halves(vae()),
+        lambda: readings_vae.halves(vae(encoder=30.0)),
         ["the decoder costs more", "the encoder costs more"],
     ),
     "pipelines": (
-        lambda: readings.pipelines(codesign()),
-        lambda: readings.pipelines(codesign(0.5)),
+        lambda: readings_vae.pipelines(codesign()),
+        lambda: readings_vae.pipelines(codesign(0.5)),
         ["the U-Net is what", "the VAE is what"],
     ),
     "searched": (
