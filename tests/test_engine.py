@@ -543,3 +543,30 @@ def test_no_older_page_stands_while_a_notebook_runs(tmp_path):
     outcome, book = run(tmp_path, "import os; print(os.listdir())")
     assert outcome.state == "ok" and "'out.ipynb'" not in book.cells[-1].outputs[0].text
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.ipynb", "out.ipynb"]
+
+
+def test_states_of_widgets_that_nobody_sees_are_forgotten():
+    """A bar that is done; kept are a slider that is shown, its layout, and what an Output holds."""
+
+    def view(name):
+        data = {endstate.VIEW: {"model_id": name}, "text/plain": "a slider"}
+        return nbformat.v4.new_output("display_data", data)
+
+    inner = {"output_type": "display_data", "data": {endstate.VIEW: {"model_id": "held"}}}
+    states = {
+        "slider": {"state": {"layout": "IPY_MODEL_look", "children": ["IPY_MODEL_out"]}},
+        "look": {"state": {}},
+        "out": {"state": {"outputs": [inner]}},
+        "held": {"state": {}},
+        "bar": {"state": {"layout": "IPY_MODEL_other"}},
+        "other": {"state": {}},
+    }
+    cell = nbformat.v4.new_code_cell("x", outputs=[view("slider")], execution_count=1)
+    book = nbformat.v4.new_notebook(cells=[cell])
+    book.metadata["widgets"] = {"application/vnd.jupyter.widget-state+json": {"state": states}}
+    endstate.tidy(book, "ok", "", None)
+    (model,) = book.metadata["widgets"].values()
+    assert set(model["state"]) == {"slider", "look", "out", "held"}
+    cell.outputs = []
+    endstate.tidy(book, "ok", "", None)
+    assert "widgets" not in book.metadata

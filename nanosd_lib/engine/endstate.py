@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 import signal
 import sys
@@ -29,6 +30,8 @@ STATES = (
     "interrupted",
 )
 ERROR_TAG = "papermill-error-cell-tag"  # papermill's own, so that it takes the cell out again
+VIEW = "application/vnd.jupyter.widget-view+json"
+HELD = re.compile(r'(?:IPY_MODEL_|"model_id": ")(\w+)')  # one widget in another's state
 NO_MEMORY = re.compile(r"MemoryError|OutOfMemoryError|can't allocate memory|out of memory")
 
 
@@ -148,6 +151,24 @@ def _errors(cell: Any) -> list[Any]:
     return [o for o in cell.outputs if o.output_type == "error"]
 
 
+def _forget_unseen(notebook: Any) -> None:
+    """Leave the states of those widgets alone that an output shows, or that these hold: a progress
+    bar that is done and gone would otherwise stay with eight states, a search with megabytes.
+    """
+    shown = [o.get("data", {}).get(VIEW, {}) for c in _code(notebook) for o in c.outputs]
+    for model in notebook.metadata.get("widgets", {}).values():
+        states, kept = model.get("state", {}), {}
+        todo = [view["model_id"] for view in shown if "model_id" in view]
+        while todo:
+            name = todo.pop()
+            if name in states and name not in kept:
+                kept[name] = states[name]
+                todo += HELD.findall(json.dumps(kept[name]))
+        model["state"] = kept
+    if not any(m.get("state") for m in notebook.metadata.get("widgets", {}).values()):
+        notebook.metadata.pop("widgets", None)
+
+
 def tidy(notebook: Any, state: str, error: str, where: Any | None) -> str:
     """True states in the cells' metadata, the error on top, no path of this machine; returns the
     error in one line, with the cell it stands in (`where`).
@@ -158,6 +179,7 @@ def tidy(notebook: Any, state: str, error: str, where: Any | None) -> str:
         cell.outputs = [_anonymous(o) for o in cell.outputs if not _finished_bar(o)]
         if _may_fail(cell):
             cell.outputs = [_as_text(o) for o in cell.outputs]
+    _forget_unseen(notebook)
     where = where if any(cell is where for cell in code) else None
     for cell in notebook.cells:
         facts = cell.metadata.setdefault("papermill", {})
@@ -197,7 +219,7 @@ def _code(notebook: Any) -> list[Any]:
 
 def _finished_bar(output: Any) -> bool:
     """A progress bar: it has told its reader what it had to while the run went on."""
-    widget = "application/vnd.jupyter.widget-view+json" in output.get("data", {})
+    widget = VIEW in output.get("data", {})
     return widget and "%|" in output["data"].get("text/plain", "")
 
 
