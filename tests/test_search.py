@@ -14,6 +14,7 @@ from botorch.test_functions.multi_objective import BraninCurrin
 from torch import Tensor
 
 from nanosd_lib.networks import arch
+from nanosd_lib.recipes import searching
 from nanosd_lib.search import ehvi, loop
 
 SIZES = (4, 4, 4, 8, 8, 8)
@@ -429,3 +430,13 @@ def test_other_errors_name_their_field():
         ehvi.fit_quality(CODES[:1], KNOWN[:1], (2, 3))
     with pytest.raises(ValueError, match=r"^sigma: [^\n]*$"):
         ehvi.ehvi_exact(KNOWN, KNOWN[:2], KNOWN, torch.empty(0, 2), [1.0, 1.0])
+
+
+def test_what_lies_beyond_the_reference_point_is_not_on_the_front():
+    """It is cheap and useless: nobody dominates it, and it adds no hypervolume."""
+    rows = [("initial", 10.0, 50.0), ("initial", 20.0, 40.0), ("ehvi", 12.0, 30.0)]
+    rows += [("ehvi", 90.0, 10.0), ("ehvi", 15.0, 45.0)]
+    some = pd.DataFrame(rows, columns=["phase", "tafid", "latency"])
+    some = some.assign(direction="latency", search="EHVI")
+    found = searching.front(pd.concat([some, some.assign(search="random", tafid=1.0)]), "latency")
+    assert found.tafid.tolist() == [10.0, 12.0]

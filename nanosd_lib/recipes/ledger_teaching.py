@@ -126,20 +126,22 @@ def slim_vae(
 
 
 def codesign(
-    run: Run, each: Mapping[tuple[str, str, str], Artifact], against: Artifact, how: str
+    run: Run, each: Mapping[tuple[str, str, str], Artifact], against: Artifact, ways: set[str]
 ) -> None:
-    """Rows on the four pipelines: `each` by (unet, vae, aligned) as `slimming.combinations`; how
-    the networks were aligned.
+    """Rows on the four pipelines: `each` by (unet, vae, aligned) as `slimming.combinations`; the
+    ways in which the networks were aligned.
     """
+    guards = {"trained-alike": (float(len(ways) == 1),) * 3}
     teacher, protocol = against["features"]["teacher"], against["floor"]["protocol"]
     both = each["slim", "slim", "slim latents"]
     one = each["slim", "teacher", "teacher's latents"]
     kept = uncertainty.frechet_ratio([shared.features(both)], [shared.features(one)], teacher)
-    run.record("codesign-preserves-prior", kept, protocol, n=len(teacher))
+    run.record("codesign-preserves-prior", kept, protocol, n=len(teacher), guards=guards)
     other = each["slim", "slim", "teacher's latents"]
     gain = uncertainty.mean(both["psnr"]["psnr"] - other["psnr"]["psnr"])
-    said = f"one step, alignment {how}, pairs of pictures"
-    run.record("alignment-on-slim-latents", gain, said, n=len(both["psnr"]["psnr"]))
+    said = f"one step, alignment {'; '.join(sorted(ways))}, pairs of pictures"
+    n = len(both["psnr"]["psnr"])
+    run.record("alignment-on-slim-latents", gain, said, n=n, guards=guards)
 
 
 def tiles(run: Run, wide: pd.DataFrame, measured: pd.DataFrame, mini: float, where: str) -> None:

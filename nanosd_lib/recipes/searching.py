@@ -6,12 +6,13 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+import torch
 
 from nanosd_lib.networks import arch
 from nanosd_lib.runs.cache import Repeated
 from nanosd_lib.runs.notebook import Artifact, Run
 from nanosd_lib.runs.provenance import canonical, text_hash
-from nanosd_lib.search import loop
+from nanosd_lib.search import ehvi, loop
 
 
 def searched(
@@ -38,6 +39,17 @@ def searched(
         known=known,
         judge=judge,
     )["trials"]
+
+
+def front(trials: pd.DataFrame, direction: str) -> pd.DataFrame:
+    """Rows of `trials` on the front of the EHVI search in that direction that enlarge its
+    hypervolume: better than the reference point in both.
+    """
+    t = trials[(trials.direction == direction) & (trials.search == "EHVI")]
+    Y = torch.tensor([[loop.log_distance(r.tafid), getattr(r, direction)] for r in t.itertuples()])
+    ref = ehvi.reference_point(Y[torch.tensor((t.phase == "initial").to_numpy())])
+    inside = (Y < ref).all(1)
+    return t[inside.numpy()][ehvi.pareto_mask(Y[inside]).numpy()]
 
 
 def trials(

@@ -159,11 +159,12 @@ def hypervolumes(table: pd.DataFrame) -> Figure:
     groups = list(table.groupby("direction"))
     fig, axes = figures.subplots(1, len(groups), figsize=(4.4 * len(groups), 3))
     for ax, (direction, rows) in zip(np.atleast_1d(axes), groups, strict=True):
-        ax.plot(rows.order, rows["EHVI"], color="#c95d2e", label="EHVI")
-        ax.plot(rows.order, rows["random"], color="#888888", label="random, mean")
+        judged = rows.order + 1
+        ax.plot(judged, rows["EHVI"], color="#c95d2e", label="EHVI")
+        ax.plot(judged, rows["random"], color="#888888", label="random, mean")
         low, high = (rows["random"] + k * rows["random_std"] for k in (-1, 1))
         band = "random, one deviation over redraws of one pool"
-        ax.fill_between(rows.order, low, high, color="#888888", alpha=0.2, lw=0, label=band)
+        ax.fill_between(judged, low, high, color="#888888", alpha=0.2, lw=0, label=band)
         title = f"log tAFID and {direction}"
         ax.set(xlabel="networks judged", ylabel="hypervolume", title=title)
         ax.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))

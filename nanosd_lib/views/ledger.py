@@ -92,7 +92,7 @@ def shade(ledger: pd.DataFrame, by_step: bool = False) -> pd.io.formats.style.St
     )[["step", *SHOWN] if by_step else SHOWN]
     colour = lambda v: f"background-color: {SHADES.get(v, '#ffffff')}; color: #111111"  # noqa: E731
     style = shown.style.map(colour, subset=["verdict"]).hide(axis="index")
-    if shown.why.str.contains("(flips)", regex=False).any():
+    if any("(flips)" in said for said in shown.why):
         style = style.set_caption("flips: by that backend's number the verdict would be another")
     return style.set_properties(
         **{"text-align": "left", "font-size": "11px", "vertical-align": "top"}

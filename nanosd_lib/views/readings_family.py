@@ -20,9 +20,9 @@ def aligned(family: pd.DataFrame, prior: pd.DataFrame, steps: int) -> str:
     return (
         f"{steps} steps of alignment bring N2 from tAFID"
         f" {within(n2, 'tafid_assembled')} to"
-        f" {within(n2, 'tafid_aligned')}; nearest to the"
-        f" teacher comes {best.model} ({digits(best.tafid_aligned)}), where the teacher with other"
-        f" noise is at {digits(n2.floor)}. N2 then follows two-object prompts"
+        f" {within(n2, 'tafid_aligned')}; the smallest has {best.model}"
+        f" ({within(best, 'tafid_aligned')}), where the teacher with other noise is at"
+        f" {digits(n2.floor)}. N2 then follows two-object prompts"
         f" {within(two, 'value', RATIO)} times as often as the teacher."
     )
 

@@ -45,9 +45,14 @@ def halves(vae: pd.DataFrame) -> str:
     parts = []
     for kind in off.index.get_level_values(0).unique():
         e, d = off[kind, "encoder"], off[kind, "decoder"]
+        said = f"(encoder {e:+.1f} dB, decoder {d:+.1f})"
         worse = "the decoder" if d < e else "the encoder"
-        worse = "neither half" if abs(d - e) < 0.1 else worse
-        parts.append(f"on {kind} {worse} costs more (encoder {e:+.1f} dB, decoder {d:+.1f})")
+        if min(e, d) >= 0 or abs(d - e) < 0.1:
+            parts.append(f"on {kind} neither half costs more {said}")
+        elif max(e, d) > 0:
+            parts.append(f"on {kind} {worse} alone costs something {said}")
+        else:
+            parts.append(f"on {kind} {worse} costs more {said}")
     return f"Swapped alone, {listed(parts)}."
 
 
@@ -56,13 +61,19 @@ def pipelines(codesign: pd.DataFrame) -> str:
     by = codesign.set_index(["unet", "vae", "aligned"])
     vae = by.loc[("teacher", "slim", "no")]
     unet = by.loc[("slim", "teacher", "teacher's latents")]
-    both = by.loc[("slim", "slim", "slim latents")]
-    larger = "U-Net" if unet.tafid > vae.tafid else "VAE"
+    both = by.loc[("slim", "slim", "teacher's latents")]
+    own = by.loc[("slim", "slim", "slim latents")]
+    apart = ""
+    if unet.tafid_low > vae.tafid_high or vae.tafid_low > unet.tafid_high:
+        larger = "U-Net" if unet.tafid > vae.tafid else "VAE"
+        apart = f": the {larger} is what the pictures pay for"
+    alike = own.trained == unet.trained
+    other = "" if alike else f", trained otherwise ({own.trained}) and not to be compared"
     return (
-        f"With the slim VAE alone tAFID is {within(vae, 'tafid')}, with the slim U-Net alone,"
-        f" aligned on the teacher's latents, {within(unet, 'tafid')}, with both, aligned on the"
-        f" slim VAE's, {within(both, 'tafid')}: the {larger} is what the pictures"
-        f" pay for. The teacher with other noise has {digits(both.floor)}."
+        f"With the slim VAE alone tAFID is {within(vae, 'tafid')}, with the slim U-Net alone"
+        f" {within(unet, 'tafid')}, with both {within(both, 'tafid')}{apart}. Aligned on the slim"
+        f" VAE's own latents it is {within(own, 'tafid')}{other}. The teacher with other noise has"
+        f" {digits(both.floor)}."
     )
 
 
@@ -72,10 +83,14 @@ def terms(records: Mapping[str, Sequence[Mapping[str, float]]], names: Sequence[
     said = []
     for name in names:
         began, ended = (sum(r[k][name] for r in slim) / len(slim) for k in (0, -1))
-        half = sum(r[len(r) // 2][name] for r in slim) / len(slim)
+        half = sum(_half_way(r)[name] for r in slim) / len(slim)
         left = f" ({ended / half:.2f} of what it was half way)" if ended < half else ""
         said.append(f"{name} {digits(ended)} from {digits(began)}{left}")
     return f"Mean of {len(slim)} slim students, first to last record: {listed(said)}."
+
+
+def _half_way(record: Sequence[Mapping[str, float]]) -> Mapping[str, float]:
+    return min(record, key=lambda r: abs(r["step"] - record[-1]["step"] / 2))
 
 
 def latents(channels: pd.DataFrame, pictures: str) -> str:
