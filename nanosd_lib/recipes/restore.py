@@ -47,13 +47,21 @@ def system(threads: int = 2) -> OneStep:
     """
     folder = paths.results_root() / "restore"
     run = notebook.open_run("restore", "mini", 0, {"threads": threads}, folder)
-    return released(run, shared.teacher(run))
+    found = _found(run)  # before the teacher is loaded: what is absent is said at once
+    return _around(shared.teacher(run), *found)
 
 
 def released(run: Run, pipe) -> OneStep:
     """`system` of an open run."""
+    return _around(pipe, *_found(run))
+
+
+def _found(run: Run) -> tuple[restoring.Backbone, trained.Trained]:
     b = restoring.Backbone("N2", members.released(run, "N2"))
-    t = trained.found(run, restoring.Restoration(b).member(run))
+    return b, trained.found(run, restoring.Restoration(b).member(run))
+
+
+def _around(pipe, b: restoring.Backbone, t: trained.Trained) -> OneStep:
     return osediff.restorer(pipe, b.unet(pipe), b.vae_of(pipe), t.settings.budget["t"], t.tensors)
 
 
