@@ -126,7 +126,7 @@ def wheels(folder: Path) -> None:
 
 
 def _told(command: list[str]) -> str:
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+    return subprocess.run(command, check=True, capture_output=True, encoding="utf-8").stdout.strip()
 
 
 def main(argv: list[str] | None = None) -> int:
