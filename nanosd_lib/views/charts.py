@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from nanosd_lib.views import figures
 from nanosd_lib.views.figures import COLOURS
 
+ENDS = ("low", "high")  # of an interval
 BACKENDS = {  # none of them a stage's colour
     "eager": "#444444",
     "eager-bf16": "#a0a0a0",
@@ -67,6 +68,7 @@ def removal(table: pd.DataFrame) -> Figure:
     """
     fig, axes = figures.subplots(1, 2, figsize=(9.4, 3.8), sharey=True)
     marks = {"removed": ("#c95d2e", "o"), "one R": ("#1b6ca8", "s")}
+    columns = {}
     for ax, column, label in (
         (axes[0], "params_saved_share", "share of the parameters saved"),
         (axes[1], "ms_saved", "ms saved (sd-mini, this machine)"),
@@ -76,19 +78,20 @@ def removal(table: pd.DataFrame) -> Figure:
             ends = [rows.tafid - rows.tafid_low, rows.tafid_high - rows.tafid]
             look = dict(fmt=marker, ms=5, lw=1, color=colour, label=how)
             ax.errorbar(rows[column], rows.tafid, yerr=ends, **look)
-            where = dict(xytext=(4, 3), ha="left")
-            where = where if how == "removed" else dict(xytext=(-4, -9), ha="right")
-            for r in rows.itertuples():
-                at = getattr(r, column), r.tafid
-                how_ = dict(textcoords="offset points", fontsize=7, color=colour)
-                ax.annotate(r.removed, at, **where, **how_)
         ax.axhline(table.floor.iloc[0], ls=":", color="black", lw=1, label="teacher, other noise")
         ax.set(xlabel=label, yscale="log")
         ax.margins(0.2, 0.12)
         figures.plain(ax)
+        columns[ax] = column
     axes[0].set_ylabel("mini-clip tAFID, nothing retrained")
-    axes[1].legend(fontsize=7)
-    fig.tight_layout()
+    handles = axes[0].get_legend_handles_labels()
+    fig.legend(*handles, fontsize=8, ncol=3, loc="upper center")
+    fig.tight_layout(rect=(0, 0, 1, 0.93))
+    for ax, column in columns.items():
+        x = table[column]
+        bars = figures.upright(x, table.tafid_low, table.tafid_high)
+        colours = [marks[how][0] for how in table.how]
+        figures.name_points(ax, x, table.tafid, table.removed, textcolor=colours, **bars)
     return fig
 
 
@@ -138,10 +141,6 @@ def pareto(
             zorder=2,
             label="front of the EHVI search",
         )
-        for k, row in enumerate(table[table.group == "paper's family"].itertuples()):
-            side = dict(xytext=(4, 3), ha="left") if k % 2 else dict(xytext=(-4, -9), ha="right")
-            at = getattr(row, cost), row.tafid
-            ax.annotate(row.model, at, textcoords="offset points", fontsize=7, **side)
         if floor is not None:
             ax.axhline(floor, ls=":", color="black", lw=1, label="teacher, other noise")
         ax.set(xlabel=label, yscale="log")
@@ -151,6 +150,9 @@ def pareto(
     first.set_ylabel(ylabel)
     fig.legend(*first.get_legend_handles_labels(), fontsize=8, ncol=6, loc="upper center")
     fig.tight_layout(rect=(0, 0, 1, 0.93))
+    for ax, (table, cost) in zip(np.atleast_1d(axes), panels.values(), strict=True):
+        named = table[table.group == "paper's family"]
+        figures.name_points(ax, named[cost], named.tafid, named.model)
     return fig
 
 
@@ -176,12 +178,20 @@ def hypervolumes(table: pd.DataFrame) -> Figure:
 
 
 def before_after(table: pd.DataFrame) -> Figure:
-    """tAFID against latency, an arrow from each assembled network to its aligned self."""
+    """tAFID against latency, an arrow from each assembled network to its aligned self; hollow where
+    `alignment` is another than most networks'.
+    """
     fig, ax = figures.subplots(figsize=(7, 4))
-    for when, colour in (("assembled", "#bbbbbb"), ("aligned", "#c95d2e")):
-        y, low, high = (table[f"tafid_{when}{end}"] for end in ("", "_low", "_high"))
-        bars = dict(fmt="o", ms=5, lw=1, color=colour, label=f"{when}, 95 % interval")
-        ax.errorbar(table.latency_ms, y, yerr=[y - low, high - y], **bars)
+    alike = table.alignment == table.alignment.mode()[0]
+    for when, rows, colour, fill, said in (
+        ("assembled", table, "#bbbbbb", "#bbbbbb", "assembled"),
+        ("aligned", table[alike], "#c95d2e", "#c95d2e", "aligned"),
+        ("aligned", table[~alike], "#c95d2e", "white", "aligned for less"),
+    ):
+        y, low, high = (rows[f"tafid_{when}{end}"] for end in ("", "_low", "_high"))
+        bars = dict(fmt="o", ms=5, lw=1, color=colour, mfc=fill, label=f"{said}, 95 % interval")
+        if len(rows):
+            ax.errorbar(rows.latency_ms, y, yerr=[y - low, high - y], **bars)
     for r in table.itertuples():
         ax.annotate(
             "",
@@ -189,20 +199,17 @@ def before_after(table: pd.DataFrame) -> Figure:
             (r.latency_ms, r.tafid_assembled),
             arrowprops={"arrowstyle": "->", "color": "#999999"},
         )
-        ax.annotate(
-            r.model,
-            (r.latency_ms, r.tafid_aligned),
-            xytext=(5, -3),
-            textcoords="offset points",
-            fontsize=7,
-        )
     ax.axhline(table.floor.iloc[0], ls=":", color="black", lw=1, label="teacher, other noise")
     ax.set(xlabel="latency (ms, sd-mini, this machine)", yscale="log")
     ax.set_ylabel("mini-clip tAFID (lower is nearer to the teacher)")
     ax.margins(x=0.1)
     figures.plain(ax)
-    ax.legend(fontsize=7)
+    ax.legend(fontsize=7, ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1))
     fig.tight_layout()
+    x = table.latency_ms
+    low, high = (table[[f"tafid_{w}_{end}" for w in ("assembled", "aligned")]] for end in ENDS)
+    bars = figures.upright(x, low.min(axis=1), high.max(axis=1))
+    figures.name_points(ax, x, table.tafid_aligned, table.model, **bars)
     return fig
 
 

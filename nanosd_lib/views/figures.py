@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib import ticker
+from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -146,16 +147,43 @@ def _of_code(name: str) -> str:
     return f"C{CODES.index(name.split(':')[1])}"
 
 
+def name_points(
+    ax: plt.Axes, x: Iterable[float], y: Iterable[float], names: Iterable[str], **how
+) -> None:
+    """Names beside their points, no two over each other nor over a point or a bar that is drawn
+    there: after everything else, the layout included. `how` goes to textalloc (textsize, textcolor,
+    x_lines, y_lines).
+    """
+    import textalloc
+
+    x, y = list(x), list(y)
+    look = {"textsize": 7, "linecolor": "#999999", "linewidth": 0.5}
+    points = [path for path in ax.collections if isinstance(path, PathCollection)]
+    drawn = [np.asarray(path.get_offsets()) for path in points]
+    drawn += [
+        np.column_stack(line.get_data(orig=False))
+        for line in ax.lines
+        if line.get_marker() != "None"
+    ]
+    all_x, all_y = np.concatenate([[x, y], *(d.T for d in drawn)], axis=1, dtype=float)
+    scatter = {"x_scatter": all_x, "y_scatter": all_y}
+    textalloc.allocate(ax, x, y, list(names), **(look | scatter | how))
+
+
+def upright(x: pd.Series, low: pd.Series, high: pd.Series) -> dict[str, list[list[float]]]:
+    """Bars from low to high at x, for `name_points` to stay clear of."""
+    pairs = [[a, b] for a, b in zip(low, high, strict=True)]
+    return {"x_lines": [[a, a] for a in x], "y_lines": pairs}
+
+
 def scatter(
     table: pd.DataFrame, x: str, y: str, label: str = "", xlabel: str = "", ylabel: str = ""
 ) -> Figure:
     """Points of two columns, named by a third."""
     fig, ax = subplots(figsize=(4.6, 3.4))
     ax.scatter(table[x], table[y], s=22, color="#1b6ca8")
-    for _, row in table.iterrows() if label else ():
-        ax.annotate(
-            row[label], (row[x], row[y]), xytext=(4, 3), textcoords="offset points", fontsize=7
-        )
     ax.set(xlabel=xlabel or x, ylabel=ylabel or y)
     fig.tight_layout()
+    if label:
+        name_points(ax, table[x], table[y], table[label])
     return fig

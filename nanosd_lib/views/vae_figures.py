@@ -69,22 +69,24 @@ def latent_match(student: Tensor, teacher: Tensor, corr: np.ndarray) -> Figure:
 
 def terms(records: dict[str, list[dict]], names: tuple[str, ...]) -> Figure:
     """Every term of the loss along the training of several students; on a logarithmic axis where it
-    falls by half and more.
+    falls by half and more. Seeds of one student
+    are shades of its colour.
     """
-    fig, axes = subplots(1, len(names), figsize=(2.5 * len(names), 2.6))
+    fig, axes = subplots(1, len(names), figsize=(2.5 * len(names), 2.9))
+    before = [label.split(",")[0] for label in records]
     for ax, name in zip(axes, names, strict=True):
-        for label, record in records.items():
+        for k, (label, record) in enumerate(records.items()):
             x, y = [r["step"] for r in record], [r[name] for r in record]
             if any(y):
-                colour = MODELS[label.split(",")[0]]
-                ax.plot(x, y, marker="o", ms=2.5, lw=1, color=colour, label=label)
+                look = {"color": MODELS[before[k]], "alpha": 0.5 ** before[:k].count(before[k])}
+                ax.plot(x, y, marker="o", ms=2.5, lw=1, label=label, **look)
         low, high = (f(y for line in ax.lines for y in line.get_ydata()) for f in (min, max))
         ax.set(title=name, xlabel="step")
         if high > 2 * low > 0:
             ax.set_yscale("log")
             plain(ax)
-    axes[0].legend(fontsize=6)
-    fig.tight_layout()
+    fig.legend(*axes[0].get_legend_handles_labels(), fontsize=7, ncol=5, loc="upper center")
+    fig.tight_layout(rect=(0, 0, 1, 0.93))
     return fig
 
 

@@ -1,0 +1,75 @@
+"""Figures: what a reader must be able to read in them."""
+
+from __future__ import annotations
+
+import itertools
+
+import pandas as pd
+import pytest
+
+from nanosd_lib.views import charts, figures, vae_figures
+
+NAMES = [f"NanoSD{k}" for k in range(1, 9)]
+CROWD = pd.Series([10.0, 10.1, 10.2, 10.3, 11.0, 20.0, 20.1, 40.0])
+TAFID = pd.Series([2.0, 2.1, 2.0, 2.2, 2.1, 5.0, 5.1, 9.0])
+
+
+def boxes(ax):
+    ax.figure.canvas.draw()
+    named = [t for t in ax.texts if t.get_text() in NAMES]
+    return {t.get_text(): t.get_window_extent() for t in named}, ax.get_window_extent()
+
+
+def family() -> pd.DataFrame:
+    table = pd.DataFrame({"model": NAMES, "latency_ms": CROWD, "floor": 2.5})
+    for when, factor in (("assembled", 2), ("aligned", 1)):
+        for end, k in (("", 1), ("_low", 0.8), ("_high", 1.2)):
+            table[f"tafid_{when}{end}"] = TAFID * factor * k
+    return table.assign(alignment=["released: 600 steps"] * 7 + ["trained here: 60 steps"])
+
+
+def removed() -> pd.DataFrame:
+    table = pd.DataFrame({"removed": NAMES, "how": ["removed", "one R"] * 4, "floor": 2.5})
+    costs = {"params_saved_share": CROWD / 50, "ms_saved": CROWD}
+    return table.assign(**costs, tafid=TAFID, tafid_low=TAFID * 0.8, tafid_high=TAFID * 1.2)
+
+
+def judged() -> pd.DataFrame:
+    table = pd.DataFrame({"model": NAMES, "latency": CROWD, "tafid": TAFID})
+    others = table.assign(model="", group="EHVI", latency=CROWD + 0.05)
+    return pd.concat([table.assign(group="paper's family"), others])
+
+
+@pytest.mark.parametrize(
+    "figure",
+    [
+        lambda: charts.before_after(family()),
+        lambda: charts.removal(removed()),
+        lambda: charts.pareto({"ms": (judged(), "latency")}, "tAFID", 2.5),
+        lambda: figures.scatter(removed(), "ms_saved", "tafid", "removed"),
+    ],
+    ids=["before_after", "removal", "pareto", "scatter"],
+)
+def test_names_of_crowded_points_can_be_read(figure):
+    for ax in figure().axes:
+        named, inside = boxes(ax)
+        assert set(named) == set(NAMES)
+        over = [(a, b) for a, b in itertools.combinations(named, 2) if named[a].overlaps(named[b])]
+        assert not over
+        assert all(box.x0 >= inside.x0 and box.x1 <= inside.x1 for box in named.values())
+
+
+def test_what_was_aligned_for_less_is_hollow():
+    ax = charts.before_after(family()).axes[0]
+    fill = {c.get_label(): c.lines[0].get_markerfacecolor() for c in ax.containers}
+    assert fill["aligned for less, 95 % interval"] == "white"
+    assert fill["aligned, 95 % interval"] != "white"
+    alike = charts.before_after(family().assign(alignment="released: 600 steps")).axes[0]
+    assert not any("less" in c.get_label() for c in alike.containers)
+
+
+def test_seeds_of_one_student_can_be_told_apart():
+    record = [{"step": s, "latent": 1 / s, "kl": s} for s in (1, 2, 3)]
+    fig = vae_figures.terms({"slim, seed 0": record, "slim, seed 1": record}, ("latent", "kl"))
+    first, second = fig.axes[0].lines
+    assert first.get_color() == second.get_color() and first.get_alpha() != second.get_alpha()
