@@ -208,8 +208,8 @@ def before_after(table: pd.DataFrame) -> Figure:
     fig.tight_layout()
     x = table.latency_ms
     low, high = (table[[f"tafid_{w}_{end}" for w in ("assembled", "aligned")]] for end in ENDS)
-    bars = figures.upright(x, low.min(axis=1), high.max(axis=1))
-    figures.name_points(ax, x, table.tafid_aligned, table.model, **bars)
+    upright = figures.upright(x, low.min(axis=1), high.max(axis=1))
+    figures.name_points(ax, x, table.tafid_aligned, table.model, **upright)
     return fig
 
 

@@ -157,7 +157,7 @@ def name_points(
     import textalloc
 
     x, y = list(x), list(y)
-    look = {"textsize": 7, "linecolor": "#999999", "linewidth": 0.5}
+    look: dict[str, Any] = {"textsize": 7, "linecolor": "#999999", "linewidth": 0.5}
     points = [path for path in ax.collections if isinstance(path, PathCollection)]
     drawn = [np.asarray(path.get_offsets()) for path in points]
     drawn += [
