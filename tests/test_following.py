@@ -53,8 +53,10 @@ def test_prompts_are_those_of_their_seed():
 
 def test_renders_are_recognised_and_other_prompts_are_not():
     net, scenes = judges.classifier(), miniworld.sample(64, 5, objects=2)
-    right = judges.recognised(net, raycast.render(scenes)[0], scenes)
-    other = judges.recognised(net, raycast.render(scenes)[0], scenes[torch.arange(64).roll(1)])
+    right = judges.recognised(judges.answers(net, raycast.render(scenes)[0]), scenes)
+    other = judges.recognised(
+        judges.answers(net, raycast.render(scenes)[0]), scenes[torch.arange(64).roll(1)]
+    )
     assert set(right) == {"shape", "colour", "texture", "ground", "light", "both"}
     assert all(hits.shape == (64,) for hits in right.values())
     assert right["both"].float().mean() > 0.9 > 0.2 > other["both"].float().mean()
@@ -65,7 +67,7 @@ def test_an_object_too_many_is_no_right_shape():
     net, two = judges.classifier(), miniworld.sample(32, 5, objects=2)
     drawn = raycast.render(two)[0]
     two.shape[:, 1] = -1  # asked for the left one alone
-    assert judges.recognised(net, drawn, two)["shape"].float().mean() < 0.1
+    assert judges.recognised(judges.answers(net, drawn), two)["shape"].float().mean() < 0.1
 
 
 def test_the_table_says_what_the_pipeline_drew(sd_mini, monkeypatch):

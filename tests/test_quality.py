@@ -257,7 +257,7 @@ def test_every_measure_asks_the_features_it_is_told(pipe, monkeypatch):
     prior.resemblance(pipe, pipe.unet, 2, "mini-attributes", how)
     seen = [torch.rand(4, 3, dtype=torch.float64) for _ in range(2)]
     apart = checks.check_frechet(pipe, *seen, how)
-    assert set(asked) == {("inception-2015", "cpu")} and apart["features"] == "inception-2015"
+    assert set(asked) == {("inception-2015", "cpu")} and apart["extractor"] == "inception-2015"
 
 
 def test_the_teacher_resembles_itself_and_its_control_does_not(pipe):

@@ -17,6 +17,7 @@ from nanosd_lib import paths
 from nanosd_lib.data import splits
 from nanosd_lib.learning import fit, fwkd
 from nanosd_lib.networks import arch, pipeline, surgery
+from nanosd_lib.quality import following, prior
 from nanosd_lib.recipes import (
     drawn,
     members,
@@ -24,6 +25,7 @@ from nanosd_lib.recipes import (
     restoring,
     shared,
     slimming,
+    standin,
     surrogates,
     trained,
 )
@@ -573,6 +575,53 @@ def test_features_of_other_parts_sampling_or_teacher_are_not_asked_for(
         drawn.known(open_run(monkeypatch, tmp_path, release=False), "score", how, n, [taught.key]),
     ]
     assert not any(k.features for k in nothing)
+
+
+def test_what_is_looked_at_in_pictures_is_shipped_and_only_the_first_are_drawn_again(
+    whole, tmp_path, monkeypatch
+):
+    """Answers to prompts, resemblance, diversity, paths, and an untrained network's features."""
+    run, pipe = whole
+    kind = members.Aligned(parts(run))
+    n5 = members.member(N5, kind.taught)
+    t = trained.load(run, pipe, kind, [n5])[n5.name]
+    asked = {"search.images": 18, "teacher_check.prompts": 3, "samples.steps": 2}
+    monkeypatch.setattr(prior, "WITNESSES", 4)
+    monkeypatch.setattr(following, "SHOWN", 2)
+    monkeypatch.setattr(following, "RENDERS", 4)
+    run = open_run(monkeypatch, tmp_path, **asked)
+
+    def pages(run):
+        against = shared.reference(run, pipe, run.profile.search.images)
+        kept, paths = members.prior_of(run, pipe, t, "N5")
+        apart = standin.distances(run, pipe, against)["table"]
+        return standin.prompts(run, pipe), kept, apart, paths
+
+    before = pages(run)
+    grown = drawn.publish(run, {t.key}, None)
+    sets = ["diversity-0-8", "paths-0-2", "prompts-0-3", "resemblance-0-18", "teacher-0-18"]
+    assert grown == [f"drawn/{name}" for name in [*sets, "untrained-0-18"]]
+    assert drawn.publish(run, {t.key}, None) == []
+    other = open_run(monkeypatch, tmp_path / "empty", **asked)
+    monkeypatch.setenv("NANOSD_RELEASE", str(tmp_path / "release"))
+    count: list[int] = []
+    real = pipeline.generate
+    monkeypatch.setattr(
+        pipeline, "generate", lambda p, some, *rest: count.append(len(some)) or real(p, some, *rest)
+    )
+    again = pages(other)
+    pairs, answers, spread, ways, others = 3 * 4, 7 * 2, 2 * 4, 2 * 9, 3 * 16
+    assert sum(count) == pairs + answers + spread + ways + others
+    pd.testing.assert_frame_equal(again[0]["table"], before[0]["table"])
+    pd.testing.assert_frame_equal(again[0]["hits"], before[0]["hits"])
+    for one, two in zip(again[1:3], before[1:3], strict=True):
+        pd.testing.assert_frame_equal(one, two, rtol=0.01)  # float16 lies between
+    for kind, pictures in before[0]["pictures"].items():
+        torch.testing.assert_close(again[0]["pictures"][kind], pictures)
+    torch.testing.assert_close(again[3]["teacher"], before[3]["teacher"])
+    assert not drawn.known(
+        other, "resemblance", shared.sampling(run)["how"], 18, [t.key], judge="another"
+    ).features
 
 
 def test_what_another_profile_drew_is_not_shipped(whole, tmp_path, monkeypatch):

@@ -75,10 +75,12 @@ def check_frechet(
     teacher_features: Tensor,
     other_features: Tensor,
     how: Sampling,
+    known: Tensor | None = None,
 ) -> dict:
     """Frechet distances with their intervals, all of as many pictures as `tafid.reference` drew:
     the teacher's samples to held-out renders beside renders to renders and an untrained U-Net; and
-    the yardstick, the teacher to itself with other noise.
+    the yardstick, the teacher to itself with other noise. features: the untrained network's, which
+    may be `known`.
     """
     n, where = len(teacher_features), splits.SEEDS["heldout"] + 11 + 1000 * how.seed
     look = extractors.extractor(how.features, pipe.device)
@@ -87,7 +89,8 @@ def check_frechet(
     torch.manual_seed(how.seed)
     untrained = UNet2DConditionModel.from_config(pipe.unet.config)
     drawn = pipeline.with_parts(pipe, unet=untrained.to(next(pipe.unet.parameters())))
-    noise, _ = extractors.looked_at(drawn, splits.prompts(n, how.seed), how)
+    prompts = splits.prompts(n, how.seed)
+    noise, _ = extractors.looked_at(drawn, prompts, how, "untrained", known=known)
     made = {
         "renders to renders": uncertainty.frechet(two, one, paired=False),
         "teacher to itself, other noise": uncertainty.frechet(other_features, teacher_features),
@@ -95,7 +98,8 @@ def check_frechet(
         "untrained network to renders": uncertainty.frechet(noise, one, paired=False),
     }
     rows = [{"pictures": k, "n": n, **f.named("frechet")} for k, f in made.items()]
-    return {"table": pd.DataFrame(rows), "features": how.features}
+    kept = {"features": {"untrained": noise}, "extractor": how.features}
+    return {"table": pd.DataFrame(rows), **kept}
 
 
 def teacher_table(vae: dict, asked: dict, apart: dict, how: str) -> pd.DataFrame:
@@ -105,7 +109,7 @@ def teacher_table(vae: dict, asked: dict, apart: dict, how: str) -> pd.DataFrame
     the distance of renders to renders.
     """
     size, own = "at the teacher's size", "classifier trained on renders alone"
-    features, floor = f"{apart['features']}, {how}", apart["table"].frechet[0]
+    features, floor = f"{apart['extractor']}, {how}", apart["table"].frechet[0]
     rows: list[tuple] = []
     for r in vae["table"].itertuples():
         rows.append(

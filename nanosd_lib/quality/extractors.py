@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from nanosd_lib.networks.pipeline import Sampling
 from nanosd_lib.paths import ROOT
 from nanosd_lib.quality import judges, metrics
 
+T = TypeVar("T")
 UNLIKE = 0.02  # how far features of a picture drawn again may lie from those of before
 INCEPTION = Path("/tmp/inception-2015-12-05.pt")  # where clean-fid 0.1.35 keeps its weights
 
@@ -85,29 +86,46 @@ def looked_at(
     known: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Features (N, D) of `generate`'s images and the first `keep` of them: no more are held than a
-    batch at a time.
-
-    Where features of the same images are `known`, the first `keep` alone are drawn, and must look
-    as they did: ValueError where one of them does not.
+    batch at a time. Where features of the same images are `known`: `witnessed`.
     """
-    if known is not None:
-        seen_again, kept_again = looked_at(pipe, prompts[:keep], how, desc, keep)
-        apart = unlike(seen_again, known[:keep])
-        if not apart < UNLIKE:
-            raise ValueError(
-                f"{desc}: pictures drawn again are not those whose features are shipped (they lie"
-                f" {apart:.2g} apart, at most {UNLIKE:g} is the arithmetic of another machine)"
-            )
-        return known.double(), kept_again
-    z = pipeline.noise(pipe, len(prompts), how.seed)
-    look = extractor(how.features, pipe.device)
-    seen, kept = [], []
-    for i in tqdm(range(0, len(prompts), how.batch), desc=desc, leave=False):
-        some = slice(i, i + how.batch)
-        made = pipeline.generate(pipe, prompts[some], how, "batch", z[some])
-        seen.append(features(look, made))
-        kept.append(made[: max(0, keep - i)])
-    return torch.cat(seen), torch.cat(kept)
+
+    def draw(n: int) -> tuple[Tensor, Tensor]:
+        z = pipeline.noise(pipe, n, how.seed)
+        look = extractor(how.features, pipe.device)
+        seen, kept = [], []
+        for i in tqdm(range(0, n, how.batch), desc=desc, leave=False):
+            some = slice(i, min(i + how.batch, n))
+            made = pipeline.generate(pipe, prompts[some], how, "batch", z[some])
+            seen.append(features(look, made))
+            kept.append(made[: max(0, keep - i)])
+        return torch.cat(seen), torch.cat(kept)
+
+    return witnessed(draw, len(prompts), keep, desc, known)
+
+
+def witnessed(
+    draw: Callable[[int], tuple[Tensor, T]],
+    n: int,
+    witnesses: int,
+    desc: str,
+    known: Tensor | None = None,
+) -> tuple[Tensor, T]:
+    """`draw(n)`: rows (n, D), one for each of the first n pictures (prompts, paths), and what is
+    kept beside them.
+
+    Where the rows are `known`, only so many `witnesses` are drawn, and must come out as they did:
+    ValueError where one of them does not.
+    """
+    if known is None:
+        return draw(n)
+    again, kept = draw(min(witnesses, n))
+    apart = unlike(again, known[:witnesses])
+    if not apart < UNLIKE:
+        raise ValueError(
+            f"{desc}: pictures drawn again are not those whose features are shipped (they lie"
+            f" {apart:.2g} apart, at most {UNLIKE:g} is the arithmetic of another machine)"
+        )
+    return known.double(), kept
 
 
 def unlike(a: Tensor, b: Tensor) -> float:

@@ -7,6 +7,7 @@ of its training held (`miniworld.UNSEEN`), a caption that one had, or a new capt
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import pandas as pd
@@ -17,11 +18,12 @@ from torch import Tensor
 from nanosd_lib.data import miniworld, raycast, splits
 from nanosd_lib.networks import pipeline
 from nanosd_lib.networks.pipeline import Sampling
-from nanosd_lib.quality import judges, uncertainty
+from nanosd_lib.quality import extractors, judges, uncertainty
 
 POOL = 512  # scenes that are drawn at a time until enough are of a kind
 MOST = 200  # such draws
 RENDERS = 256
+SHOWN = 8  # pictures of each kind, which are kept
 
 
 @dataclass(frozen=True)
@@ -71,27 +73,29 @@ def check_prompts(
     how: Sampling,
     kinds: list[str],
     trained: dict[str, int],
+    known: Mapping[str, Tensor] | None = None,
 ) -> dict:
     """n samples of each kind of prompt: table (kind, attribute, n, value and interval, chance),
     hits (of each prompt: were shape and colour of every object recognised?), and of each kind the
-    first eight pictures, their captions, and what was recognised in them.
+    first eight pictures, their captions, and what was recognised in them; features: of each kind
+    the classifier's answers (n, D), which may be `known`.
 
     trained: {"scenes", "seed"} of the teacher's training, none for a teacher that was trained on
     something else; kinds that ask for a trained caption are then left out. Chance is how often a
     picture shows what the next prompt names. Rows "renders of k objects": the classifier itself.
     """
-    known = trained_captions(**trained) if trained else frozenset()
-    net, rows, shown, hits = judges.classifier(), [], {}, {}
-    for kind in (k for k in kinds if known or not KINDS[k].known):
-        scenes = scenes_of(kind, n, how.seed, known)
+    seen = trained_captions(**trained) if trained else frozenset()
+    net, rows, shown, hits, answers = judges.classifier(), [], {}, {}, {}
+    for kind in (k for k in kinds if seen or not KINDS[k].known):
+        scenes = scenes_of(kind, n, how.seed, seen)
         captions = miniworld.captions(scenes)
-        made = pipeline.generate(pipe, captions, how, kind)
-        right = judges.recognised(net, made, scenes)
-        chance = judges.recognised(net, made, scenes[torch.arange(n).roll(-1)])
+        pictures, answers[kind] = _answered(pipe, net, captions, how, kind, (known or {}).get(kind))
+        right = judges.recognised(answers[kind], scenes)
+        chance = judges.recognised(answers[kind], scenes[torch.arange(n).roll(-1)])
         rows += _rows(kind, right, chance)
         hits[kind] = right["both"].tolist()
-        ticks = {k: v[:8].tolist() for k, v in right.items()}
-        shown[kind] = {"pictures": made[:8], "captions": captions[:8], "right": ticks}
+        ticks = {k: v[:SHOWN].tolist() for k, v in right.items()}
+        shown[kind] = {"pictures": pictures, "captions": captions[:SHOWN], "right": ticks}
     rows += [row for objects in (1, 2, 3) for row in _judged(net, objects, how.seed)]
     return {
         "table": pd.DataFrame(rows),
@@ -99,7 +103,21 @@ def check_prompts(
         "pictures": {kind: s["pictures"] for kind, s in shown.items()},
         "captions": {kind: s["captions"] for kind, s in shown.items()},
         "right": {kind: s["right"] for kind, s in shown.items()},
+        "features": answers,
     }
+
+
+def _answered(
+    pipe, net, captions: list[str], how: Sampling, kind: str, known: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """The first pictures of those captions, and what the classifier answers to all."""
+
+    def draw(n: int) -> tuple[Tensor, Tensor]:
+        made = pipeline.generate(pipe, captions[:n], how, kind)
+        return judges.answers(net, made), made[:SHOWN].clone()
+
+    answers, pictures = extractors.witnessed(draw, len(captions), SHOWN, kind, known)
+    return pictures, answers
 
 
 def _rows(kind: str, right: dict[str, Tensor], chance: dict[str, Tensor] | None) -> list[dict]:
@@ -115,5 +133,5 @@ def _rows(kind: str, right: dict[str, Tensor], chance: dict[str, Tensor] | None)
 def _judged(net: judges.AttributeClassifier, objects: int, seed: int) -> list[dict]:
     where = splits.SEEDS["heldout"] + 7 + 1000 * seed
     scenes = miniworld.sample(RENDERS, where, objects=objects)
-    right = judges.recognised(net, raycast.render(scenes)[0], scenes)
+    right = judges.recognised(judges.answers(net, raycast.render(scenes)[0]), scenes)
     return _rows(f"renders of {objects} objects", right, None)

@@ -170,15 +170,22 @@ def attributes(scenes: miniworld.Scenes) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def recognised(
-    net: AttributeClassifier, pictures: Tensor, scenes: miniworld.Scenes, batch: int = 128
-) -> dict[str, Tensor]:
-    """In which pictures (N,) the classifier reads what the scene says: shape, colour and texture of
-    every object (and no further object), `both` shape and colour of every object, ground, light.
-    """
+def answers(net: AttributeClassifier, pictures: Tensor, batch: int = 128) -> Tensor:
+    """The classifier's logits (N, D) on pictures of any size, all attributes in a row."""
     small = (nn.functional.interpolate(x, (64, 64), mode="area") for x in pictures.split(batch))
-    answers = [{k: v.argmax(-1) for k, v in net(x).items()} for x in small]
-    told = {k: torch.cat([a[k] for a in answers]) for k in answers[0]}
+    return torch.cat([torch.cat([v.flatten(1) for v in net(x).values()], 1) for x in small])
+
+
+def recognised(answered: Tensor, scenes: miniworld.Scenes) -> dict[str, Tensor]:
+    """In which pictures (N,) the classifier read what the scene says, by its `answers`: shape,
+    colour and texture of every object (and no further object), `both` shape and colour of every
+    object, ground, light.
+    """
+    parts = answered.split([math.prod(v) for v in ANSWERS.values()], 1)
+    told = {
+        k: x.unflatten(1, shape).argmax(-1)
+        for (k, shape), x in zip(ANSWERS.items(), parts, strict=True)
+    }
     right = {k: (told[k] == want) | (want == -100) for k, want in attributes(scenes).items()}
     whole = {k: (v if v.ndim == 1 else v.all(-1)) for k, v in right.items()}
     return whole | {"both": whole["shape"] & whole["colour"]}

@@ -1,9 +1,10 @@
 """Pictures that were drawn and looked at once: their features are shipped, and a run draws the
 first few of each network again in the place of all of them.
 
-A set of the release holds features by label (a network's arch, or what was done to the teacher) and
-what each was made of. They are not believed: what is drawn again must look as they say, or the
-computation stops (`extractors.looked_at`).
+A set of the release holds features (or what else was seen in each picture) by label (a network's
+arch, what was done to the teacher, a kind of prompt) and what each was made of. They are not
+believed: what is drawn again must look as they say, or the computation stops
+(`extractors.witnessed`).
 """
 
 from __future__ import annotations
@@ -26,14 +27,31 @@ from nanosd_lib.runs.provenance import canonical, text_hash
 
 HOME = "drawn"
 OWN = {"seed", "batch"}  # of a sampling: not the profile's, or without effect
-# the cached computations that draw and keep features, and the set that these belong to
-SETS = {
-    "reference": "teacher",
-    "sensitivity-removed": "removed",
-    "sensitivity-one-R": "one-R",
-    "score": "assembled",
-    "score-aligned": "aligned",
-    "codesign": "codesign",
+
+
+@dataclass(frozen=True)
+class Set:
+    """Where features of a cached computation belong, behind how many of its inputs the keys of
+    what its networks were made of begin, and which more of its parameters decide the pictures.
+    """
+
+    name: str
+    inputs: int
+    more: tuple[str, ...] = ()
+
+
+SETS = {  # the cached computations that draw and keep features
+    "reference": Set("teacher", 1),
+    "check-frechet": Set("untrained", 2),
+    "prompts": Set("prompts", 1),
+    "sensitivity-removed": Set("removed", 3),
+    "sensitivity-one-R": Set("one-R", 3),
+    "score": Set("assembled", 2),
+    "score-aligned": Set("aligned", 2),
+    "codesign": Set("codesign", 2),
+    "resemblance": Set("resemblance", 1, ("judge",)),
+    "diversity": Set("diversity", 1, ("samples",)),
+    "path": Set("paths", 1, ("frames",)),
 }
 
 
@@ -53,16 +71,19 @@ class Known:
         return {k: hashlib.sha256(v).hexdigest() for k, v in byte.items()}
 
 
-def known(run: Run, name: str, how: Sampling, images: int, made_of: Iterable[str] = ()) -> Known:
+def known(
+    run: Run, name: str, how: Sampling, images: int, made_of: Iterable[str] = (), **more
+) -> Known:
     """Shipped features of that many pictures, of all networks of the cached computation `name` that
-    are made of just these keys, by arch or by what was done to the teacher. None where the run
-    takes nothing from the release or no such set lies there; `release.Refused` for a damaged one.
+    are made of just these keys, by label; `more` are the further parameters that its set names.
+    None where the run takes nothing from the release or no such set lies there; `release.Refused`
+    for a damaged one.
     """
     try:
         there = release.read(_set(name, how, images)) if trained.asked(run) else None
     except release.Absent:
         there = None
-    if there is None or not _same(there, run, _asked(how, images)):
+    if there is None or not _same(there, run, _asked(how, images) | more):
         return Known({})
     of, mine = there.recipe.of, _made_of(made_of)
     end = _label("", mine)
@@ -71,7 +92,7 @@ def known(run: Run, name: str, how: Sampling, images: int, made_of: Iterable[str
 
 
 def _set(name: str, how: Sampling, images: int) -> str:
-    return f"{HOME}/{SETS[name]}-{how.seed}-{images}"
+    return f"{HOME}/{SETS[name].name}-{how.seed}-{images}"
 
 
 def _asked(how: Sampling, images: int) -> dict:
@@ -99,6 +120,7 @@ class _Drawn:
     made_of: str
     features: Tensor
     made: Artifact
+    asked: dict
 
 
 def publish(run: Run, made_of: set[str], commit: str | None) -> list[str]:
@@ -113,7 +135,7 @@ def publish(run: Run, made_of: set[str], commit: str | None) -> list[str]:
         if how.model_dump(exclude=OWN) != run.profile.samples.model_dump(exclude=OWN):
             continue  # another profile's, in the same store
         sets.setdefault(where, []).append(drawn)
-        asked[where] = _asked(how, len(drawn.features))
+        asked[where] = drawn.asked
     grown = []
     for where, some in sorted(sets.items()):
         if (before := _before(where, run, asked[where])) is None:
@@ -157,7 +179,8 @@ def _made(run: Run, new: list[_Drawn], commit: str | None) -> dict:
 def _drawn(run: Run, made_of: set[str]) -> Iterator[tuple[str, Sampling, _Drawn]]:
     """All that was drawn by the code as it is now, of the finished artifacts of the store. Inputs
     of each are the teacher, what its features were compared with (which decides no picture), and
-    keys of what the networks were made of; one that was itself made of shipped features has more.
+    keys of what the networks were made of; one that was itself made of shipped features has more,
+    and nobody's.
     """
     for path in sorted(run.store.glob(f"*/{artifacts.MANIFEST}")):
         try:
@@ -171,14 +194,11 @@ def _drawn(run: Run, made_of: set[str]) -> Iterator[tuple[str, Sampling, _Drawn]
         if any(provenance.hash_of(m) != digest for m, digest in parts["source"].items()):
             continue
         name, params = parts["name"], parts["params"]
-        how, keys = Sampling(**params["how"]), parts["inputs"][2:]
-        if SETS[name] in ("teacher", "removed", "one-R"):
-            if len(parts["inputs"]) == PLAIN[name]:
-                for label, x in made["features"].items():
-                    yield name, how, _Drawn(label, _made_of(()), x, made)
-        elif set(keys) <= made_of:
-            x = made["features"]["features"]
-            yield name, how, _Drawn(params["arch"], _made_of(keys), x, made)
-
-
-PLAIN = {"reference": 1, "sensitivity-removed": 3, "sensitivity-one-R": 3}  # inputs, nothing known
+        how, keys = Sampling(**params["how"]), parts["inputs"][SETS[name].inputs :]
+        if not set(keys) <= made_of:
+            continue
+        more = {k: params[k] for k in SETS[name].more}
+        for label, x in made["features"].items():
+            label = params["arch"] if label == "features" else label  # a network has its name
+            asked = _asked(how, len(x)) | more
+            yield name, how, _Drawn(label, _made_of(keys), x, made, asked)

@@ -248,13 +248,15 @@ def prior_of(run: Run, pipe, t: Trained, model: str) -> tuple[pd.DataFrame, dict
     against teacher on the same prompts and noises; LPIPS and cosine are those to the teacher's own
     pictures, whose other noise is the control.
     """
-    student, g = network(pipe, t), run.profile.family
-    how, judge = shared.sampling(run), run.profile.vae.judge
+    student, how = network(pipe, t), shared.sampling(run)
+    images, judge = run.profile.search.images, run.profile.vae.judge
+    there = drawn.known(run, "resemblance", how["how"], images, [t.key], judge=judge)
     pairs = run.cached(
         "resemblance",
         prior.resemblance,
-        {"images": run.profile.search.images, "judge": judge, **how},
-        [run.teacher_key, t.key],
+        {"images": images, "judge": judge, **how},
+        [run.teacher_key, t.key, *there.keys("pairs")],
+        known=there.features.get("pairs"),
         quiet=True,
         pipe=pipe,
         student=student,
@@ -263,13 +265,11 @@ def prior_of(run: Run, pipe, t: Trained, model: str) -> tuple[pd.DataFrame, dict
     paths: dict[str, Tensor] = {}
     for name, net, key in (("teacher", pipe.unet, []), (model, student, [t.key])):
         whole = pipeline.with_parts(pipe, unet=net)
-        rest = {"inputs": [run.teacher_key, *key], "quiet": True, "pipe": whole}
-        asked = standin.prompts(run, whole, following.PLAIN, key)["hits"]
-        many, few = {"n": g.diversity, "samples": 4}, {"pairs": g.paths, "frames": 9}
-        spread = run.cached("diversity", prior.diversity, many | how, **rest)["spread"]["spread"]
-        path = run.cached("path", prior.interpolation, few | how, **rest)
-        seen[name] = {k: torch.tensor(asked[k].to_numpy()) for k in asked}
-        seen[name] |= {"diversity": spread, **path["gaps"]}
+        kinds = following.PLAIN if key else tuple(following.KINDS)  # the teacher's: notebook 00's
+        asked = standin.prompts(run, whole, kinds, key)["hits"]
+        spread, path = _spread(run, whole, key), _path(run, whole, key)
+        seen[name] = {k: torch.tensor(asked[k].to_numpy()) for k in following.PLAIN}
+        seen[name] |= {"diversity": spread["spread"]["spread"], **path["gaps"]}
         paths[name] = path["pictures"]["path"]
     near, teacher = seen[model], seen["teacher"]
     near["detail"], teacher["detail"] = _column(pairs, "detail"), _column(pairs, "detail_teacher")
@@ -282,6 +282,29 @@ def prior_of(run: Run, pipe, t: Trained, model: str) -> tuple[pd.DataFrame, dict
         x["teacher, other noise"] = _column(pairs, f"{measure}_far")
         rows += _compared(measure, x, ratio=ratio)
     return pd.DataFrame(rows), paths
+
+
+def _spread(run: Run, pipe, made_of: list[str]) -> Artifact:
+    """`prior.diversity` of a pipeline whose network is made of those keys."""
+    of, how = {"n": run.profile.family.diversity, "samples": 4}, shared.sampling(run)
+    n, more = of["n"] * of["samples"], {"samples": of["samples"]}
+    there = drawn.known(run, "diversity", how["how"], n, made_of, **more)
+    keys = [run.teacher_key, *made_of, *there.keys("pictures")]
+    known = there.features.get("pictures")
+    return run.cached(
+        "diversity", prior.diversity, of | how, keys, known=known, quiet=True, pipe=pipe
+    )
+
+
+def _path(run: Run, pipe, made_of: list[str]) -> Artifact:
+    """`prior.interpolation` of a pipeline whose network is made of those keys."""
+    of, how = {"pairs": run.profile.family.paths, "frames": 9}, shared.sampling(run)
+    there = drawn.known(run, "path", how["how"], of["pairs"], made_of, frames=of["frames"])
+    keys = [run.teacher_key, *made_of, *there.keys("paths")]
+    known = there.features.get("paths")
+    return run.cached(
+        "path", prior.interpolation, of | how, keys, known=known, quiet=True, pipe=pipe
+    )
 
 
 def _column(table: pd.DataFrame, name: str) -> Tensor:

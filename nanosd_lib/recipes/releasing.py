@@ -205,6 +205,10 @@ def _drawn_again(run: Run, pipe, name: str) -> dict:
             judge = shared.judge(run, pipe, nets, against, [taught.key], draw)
             known = drawn.known(run, "score", how, asked["images"], [taught.key])
             n = len([judge(arch=text) for text in known.features])
+        if kind == "untrained":
+            n = len(standin.distances(run, pipe, against)["features"])
+        if kind in ("prompts", "resemblance", "diversity", "paths"):
+            return _prior_again(run, pipe, name, kind)
         if kind == "aligned":
             some = [m for g in _aligned(run) for m in g.members if m.name in release.names()]
             n = len([members.judged(run, pipe, trained.found(run, m), against, draw) for m in some])
@@ -213,6 +217,14 @@ def _drawn_again(run: Run, pipe, name: str) -> dict:
     if kind == "codesign":
         return {"name": name, "state": "read", "said": "notebook 04 draws them again"}
     return {"name": name, "state": "confirmed", "said": f"{n} networks drawn again"}
+
+
+def _prior_again(run: Run, pipe, name: str, kind: str) -> dict:
+    """What notebooks 00 and 06 look at in pictures of the teacher and of NanoSD 2."""
+    if kind == "prompts":
+        standin.prompts(run, pipe)
+    table, _ = members.prior_of(run, pipe, members.released(run, "N2"), "N2")
+    return {"name": name, "state": "confirmed", "said": f"{len(table)} rows of the prior again"}
 
 
 def _confirmed(run, pipe, kind, found, t, steps) -> dict:

@@ -41,18 +41,23 @@ def prompts(
     """Whether the pipeline draws what prompts of each kind name; `made_of` is what its U-Net was
     made of, where it is not the teacher's.
     """
-    each = n or run.profile.teacher_check.prompts
-    how = {"n": each, "kinds": list(kinds), "trained": trained_on(run), **shared.sampling(run)}
-    keys: list[Artifact | str] = [run.teacher_key, *(made_of or [])]
-    return run.cached("prompts", following.check_prompts, how, keys, quiet=True, pipe=pipe)
+    each, sampling = n or run.profile.teacher_check.prompts, shared.sampling(run)
+    how = {"n": each, "kinds": list(kinds), "trained": trained_on(run), **sampling}
+    seen = drawn.known(run, "prompts", sampling["how"], each, made_of or [])
+    keys = [run.teacher_key, *(made_of or []), *seen.keys(*kinds)]
+    return run.cached(
+        "prompts", following.check_prompts, how, keys, known=seen.features, quiet=True, pipe=pipe
+    )
 
 
 def distances(run: Run, pipe: StableDiffusionPipeline, against: Artifact) -> Artifact:
     """Frechet distances of the teacher, beside renders, other noise and an untrained network."""
     features = against["features"]
     context = {"teacher_features": features["teacher"], "other_features": features["other"]}
-    keys: list[Artifact | str] = [run.teacher_key, against]
     how = shared.sampling(run)
+    seen = drawn.known(run, "check-frechet", how["how"], shared.images(against))
+    context["known"] = seen.features.get("untrained")
+    keys: list[Artifact | str] = [run.teacher_key, against, *seen.keys("untrained")]
     return run.cached(
         "check-frechet", checks.check_frechet, how, keys, quiet=True, pipe=pipe, **context
     )
