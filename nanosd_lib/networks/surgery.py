@@ -109,14 +109,16 @@ class NanoUNet(TeacherAdapters, stock.Calls, UNet2DConditionModel):
             upcast_attention=upcast_attention,
         )
         device = torch.get_default_device()
-        with torch.device("meta"):  # the stock blocks are never allocated: ours replace them below
+        # the stock blocks are never allocated, and the plainest: ours replace them below, and what
+        # the configuration says of them
+        with torch.device("meta"):
             super().__init__(
                 sample_size=sample_size,
                 in_channels=in_channels,
                 out_channels=out_channels,
                 block_out_channels=widths[:depth],
-                down_block_types=("CrossAttnDownBlock2D",) * depth,
-                up_block_types=("CrossAttnUpBlock2D",) * depth,
+                down_block_types=("DownBlock2D",) * depth,
+                up_block_types=("UpBlock2D",) * depth,
                 mid_block_type=None,
                 attention_head_dim=heads[:depth],
                 flip_sin_to_cos=flip_sin_to_cos,
