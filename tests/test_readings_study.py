@@ -41,6 +41,12 @@ def terms(last=0.1):
     return {"slim, seed 0": rows, "tiny, seed 0": rows[:1]}
 
 
+def ablation(latent=0.9):
+    rows = [("nothing", 31.0, 0.16, 0.99), ("latent", 32.0, 0.14, latent), ("kl", 31.1, 0.15, 0.98)]
+    table = pd.DataFrame(rows, columns=["left_out", "psnr", "lpips", "latent_corr"])
+    return table.assign(pictures="held-out scenes")
+
+
 def channels(one=0.9):
     rows = [(0, 0.99, 0.98), (1, one, 0.8)]
     some = pd.DataFrame(rows, columns=["channel", "corr", "explained"])
@@ -181,6 +187,27 @@ CASES = {
         lambda: readings_vae.terms(terms(), ("latent", "kl")),
         lambda: readings_vae.terms(terms(0.3), ("latent", "kl")),
         ["latent 0.1 from 1 (0.50 of what it was half way) and kl 2.4 from 2.3", "latent 0.3 from"],
+    ),
+    "ablated": (
+        lambda: readings_vae.ablated(ablation()),
+        lambda: readings_vae.ablated(ablation(0.999)),
+        [
+            "latents suffers most without latent (-0.090 on held-out scenes)",
+            "latents suffers most without kl (-0.010 on held-out scenes)",
+        ],
+    ),
+    "hypervolumes": (
+        lambda: readings.hypervolumes(volume()),
+        lambda: readings.hypervolumes(volume(6.2)),
+        ["ends 6.0 deviations above what random", "ends within one deviation of what"],
+    ),
+    "on new prompts": (
+        lambda: readings.on_new_prompts({"a": (0.5, 0.4, 0.6), "b": (1.1, 0.9, 1.3)}, 96),
+        lambda: readings.on_new_prompts({"a": (1.5, 1.4, 1.6)}, 96),
+        [
+            "not told apart from TinySD: b at 1.10 (0.90 to 1.30)",
+            "surely further from it: a at 1.50 (1.40",
+        ],
     ),
     "latents": (
         lambda: readings_vae.latents(channels(), "held-out scenes"),

@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import pandas as pd
 
 from nanosd_lib.views.readings import between, digits, listed, side, within
@@ -203,6 +205,35 @@ def searched(trials: pd.DataFrame, volume: pd.DataFrame, space: int) -> str:
         f"{seen} of {space:,} networks were judged in all; after a common start,"
         f" {listed(parts)}. One run each: undecided, the ledger asks for ten."
     )
+
+
+def hypervolumes(volume: pd.DataFrame) -> str:
+    """Where EHVI ends beside the band of random picks (search_hypervolume.csv)."""
+    said = []
+    for direction, rows in volume.groupby("direction"):
+        last = rows.iloc[-1]
+        apart = (last.EHVI - last.random) / last.random_std
+        where = "within one deviation of"
+        if abs(apart) >= 1:
+            where = f"{abs(apart):.1f} deviations {'above' if apart > 0 else 'below'}"
+        said.append(f"for {direction} EHVI ends {where} what random picks reach on average")
+    return f"After {int(volume.order.max()) + 1} judged networks, {listed(said)}."
+
+
+def on_new_prompts(ratios: Mapping[str, tuple[float, float, float]], n: int) -> str:
+    """tAFID over TinySD's of networks that the search chose, on prompts it never saw."""
+    if not ratios:
+        return "The search found no network below TinySD's latency."
+    where: dict[str, list[str]] = {"below": [], "above": [], "undecided": []}
+    for name, found in ratios.items():
+        where[side(*found[1:])].append(f"{name} at {between(*found, RATIO)}")
+    said = {
+        "below": "surely nearer to the teacher than TinySD",
+        "above": "surely further from it",
+        "undecided": "not told apart from TinySD",
+    }
+    parts = [f"{said[k]}: {listed(names)}" for k, names in where.items() if names]
+    return f"On {n} new prompts, {'; '.join(parts)}."
 
 
 def front(own: pd.DataFrame, trials: pd.DataFrame, family: pd.DataFrame) -> str:

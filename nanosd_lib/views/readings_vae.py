@@ -11,6 +11,11 @@ import pandas as pd
 from nanosd_lib.views.readings import digits, listed, within
 
 RATIO = "{:.2f}"
+WORSE = {  # a measure of reconstruction: what is worse, its name, how it is written
+    "psnr": (-1, "PSNR", "{:+.1f} dB"),
+    "lpips": (1, "LPIPS", "{:+.3f}"),
+    "latent_corr": (-1, "the correlation with the teacher's latents", "{:+.3f}"),
+}
 
 
 def slimmed(vae: pd.DataFrame, large: pd.DataFrame, total: pd.DataFrame) -> str:
@@ -87,6 +92,19 @@ def terms(records: Mapping[str, Sequence[Mapping[str, float]]], names: Sequence[
         left = f" ({ended / half:.2f} of what it was half way)" if ended < half else ""
         said.append(f"{name} {digits(ended)} from {digits(began)}{left}")
     return f"Mean of {len(slim)} slim students, first to last record: {listed(said)}."
+
+
+def ablated(table: pd.DataFrame) -> str:
+    """Which term each measure needs most (vae_ablation.csv); one seed, so nothing is decided."""
+    off = table.set_index(["pictures", "left_out"])[list(WORSE)]
+    off = off - off.xs("nothing", level="left_out").reindex(off.index, level="pictures")
+    off, said = off.drop("nothing", level="left_out"), []
+    for measure, (sign, name, form) in WORSE.items():
+        term = (sign * off[measure]).groupby("left_out").mean().idxmax()
+        each = off[measure].xs(term, level="left_out")
+        kinds = [f"{form.format(x)} on {kind}" for kind, x in each.items()]
+        said.append(f"{name} suffers most without {term} ({listed(kinds)})")
+    return f"Against all four terms {listed(said)}. One seed: a hint, no verdict."
 
 
 def _half_way(record: Sequence[Mapping[str, float]]) -> Mapping[str, float]:
