@@ -73,7 +73,6 @@ def test_an_object_too_many_is_no_right_shape():
 def test_the_table_says_what_the_pipeline_drew(sd_mini, monkeypatch):
     """A pipeline that draws exactly what it is asked scores as the classifier on renders."""
     kinds = ["one object", "two objects, unseen pair"]
-    monkeypatch.setattr(following, "RENDERS", 16)
     asked = {k: following.scenes_of(k, 16, 0, frozenset()) for k in kinds}
     known = {c: s[i : i + 1] for s in asked.values() for i, c in enumerate(miniworld.captions(s))}
     draw = lambda pipe, text, *rest: raycast.render(miniworld.joined([known[c] for c in text]))[0]  # noqa: E731
@@ -91,4 +90,5 @@ def test_the_table_says_what_the_pipeline_drew(sd_mini, monkeypatch):
     assert set(found["pictures"]) == set(
         kinds
     )  # no captions were trained on: that kind is left out
-    assert table.loc["renders of 1 objects", "both"].value == 1
+    seen = following.check_classifier(16, 0)["table"].set_index(["kind", "attribute"])
+    assert seen.loc["renders of 1 objects", "both"].value == 1 and seen.chance.isna().all()

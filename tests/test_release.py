@@ -588,7 +588,6 @@ def test_what_is_looked_at_in_pictures_is_shipped_and_only_the_first_are_drawn_a
     asked = {"search.images": 18, "teacher_check.prompts": 3, "samples.steps": 2}
     monkeypatch.setattr(prior, "WITNESSES", 4)
     monkeypatch.setattr(following, "SHOWN", 2)
-    monkeypatch.setattr(following, "RENDERS", 4)
     run = open_run(monkeypatch, tmp_path, **asked)
 
     def pages(run):

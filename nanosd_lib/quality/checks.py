@@ -102,11 +102,11 @@ def check_frechet(
     return {"table": pd.DataFrame(rows), **kept}
 
 
-def teacher_table(vae: dict, asked: dict, apart: dict, how: str) -> pd.DataFrame:
+def teacher_table(vae: dict, asked: pd.DataFrame, apart: dict, how: str) -> pd.DataFrame:
     """check, kind, value, value_low, value_high, beside, n, protocol: what the teacher can do.
 
     `beside` is what the value is to be read against: bicubic of a quarter of the size, chance, or
-    the distance of renders to renders.
+    the distance of renders to renders. asked: tables of `following`.
     """
     size, own = "at the teacher's size", "classifier trained on renders alone"
     features, floor = f"{apart['extractor']}, {how}", apart["table"].frechet[0]
@@ -116,7 +116,7 @@ def teacher_table(vae: dict, asked: dict, apart: dict, how: str) -> pd.DataFrame
             ("VAE PSNR (dB)", r.pictures, r.psnr, r.psnr_low, r.psnr_high, r.bicubic, r.n, size)
         )
         rows.append(("VAE colour error", r.pictures, r.colour, None, None, None, r.n, size))
-    for r in asked["table"].itertuples():
+    for r in asked.itertuples():
         said = own if r.kind.startswith("renders") else f"{own}, {how}"
         ends = (r.value, r.value_low, r.value_high)
         rows.append((f"prompts, {r.attribute}", r.kind, *ends, r.chance, r.n, said))

@@ -22,7 +22,6 @@ from nanosd_lib.quality import extractors, judges, uncertainty
 
 POOL = 512  # scenes that are drawn at a time until enough are of a kind
 MOST = 200  # such draws
-RENDERS = 256
 SHOWN = 8  # pictures of each kind, which are kept
 
 
@@ -82,7 +81,7 @@ def check_prompts(
 
     trained: {"scenes", "seed"} of the teacher's training, none for a teacher that was trained on
     something else; kinds that ask for a trained caption are then left out. Chance is how often a
-    picture shows what the next prompt names. Rows "renders of k objects": the classifier itself.
+    picture shows what the next prompt names.
     """
     seen = trained_captions(**trained) if trained else frozenset()
     net, rows, shown, hits, answers = judges.classifier(), [], {}, {}, {}
@@ -96,7 +95,6 @@ def check_prompts(
         hits[kind] = right["both"].tolist()
         ticks = {k: v[:SHOWN].tolist() for k, v in right.items()}
         shown[kind] = {"pictures": pictures, "captions": captions[:SHOWN], "right": ticks}
-    rows += [row for objects in (1, 2, 3) for row in _judged(net, objects, how.seed)]
     return {
         "table": pd.DataFrame(rows),
         "hits": pd.DataFrame(hits),
@@ -130,8 +128,14 @@ def _rows(kind: str, right: dict[str, Tensor], chance: dict[str, Tensor] | None)
     return rows
 
 
-def _judged(net: judges.AttributeClassifier, objects: int, seed: int) -> list[dict]:
-    where = splits.SEEDS["heldout"] + 7 + 1000 * seed
-    scenes = miniworld.sample(RENDERS, where, objects=objects)
-    right = judges.recognised(judges.answers(net, raycast.render(scenes)[0]), scenes)
-    return _rows(f"renders of {objects} objects", right, None)
+def check_classifier(renders: int, seed: int) -> dict:
+    """What the classifier itself reads in held-out renders of one, two and three objects: a table
+    as `check_prompts` gives, without chance.
+    """
+    net, rows = judges.classifier(), []
+    for objects in (1, 2, 3):
+        where = splits.SEEDS["heldout"] + 7 + 1000 * seed
+        scenes = miniworld.sample(renders, where, objects=objects)
+        right = judges.recognised(judges.answers(net, raycast.render(scenes)[0]), scenes)
+        rows += _rows(f"renders of {objects} objects", right, None)
+    return {"table": pd.DataFrame(rows)}

@@ -14,6 +14,8 @@ from nanosd_lib.quality import checks, following, sensitivity
 from nanosd_lib.recipes import drawn, shared
 from nanosd_lib.runs.notebook import Artifact, Run
 
+RENDERS = 256  # that the classifier itself is judged on, of each number of objects
+
 
 def trained_on(run: Run) -> dict[str, int]:
     """The scenes that the teacher learned from, by number and seed; none for other teachers."""
@@ -48,6 +50,12 @@ def prompts(
     return run.cached(
         "prompts", following.check_prompts, how, keys, known=seen.features, quiet=True, pipe=pipe
     )
+
+
+def classifier(run: Run) -> Artifact:
+    """What the classifier that judges prompts reads in renders."""
+    how = {"renders": RENDERS, "seed": run.seed}
+    return run.cached("classifier", following.check_classifier, how, [], quiet=True)
 
 
 def distances(run: Run, pipe: StableDiffusionPipeline, against: Artifact) -> Artifact:
