@@ -91,12 +91,7 @@ class NanoUNet(TeacherAdapters, stock.Calls, UNet2DConditionModel):
             )
         depth = 4 if a.deep else 3
         widths = tuple(block_out_channels)
-        one = isinstance(attention_head_dim, int)
-        heads = (
-            (attention_head_dim,) * 4
-            if isinstance(attention_head_dim, int)
-            else tuple(attention_head_dim)
-        )
+        one, heads = isinstance(attention_head_dim, int), _heads(attention_head_dim)
         frame = dict(
             norm_num_groups=norm_num_groups,
             norm_eps=norm_eps,
@@ -132,7 +127,7 @@ class NanoUNet(TeacherAdapters, stock.Calls, UNet2DConditionModel):
             removed=tuple(removed),
             **stock.described(a, tuple(removed), self.class_name),
         )
-        config = frame | {"heads": heads, "temb": 4 * widths[0]}
+        config = _built_with(frame, heads, widths)
         self.down_blocks = nn.ModuleList(
             encoder(s, c, a, widths, config) for s, c in a.stages.items() if s[0] == "E"
         )
@@ -167,6 +162,18 @@ class NanoUNet(TeacherAdapters, stock.Calls, UNet2DConditionModel):
         group, gone = BLOCK[name][0], self.stage(name)
         blocks = [Bridge(block) if block is gone else block for block in getattr(self, group)]
         setattr(self, group, nn.ModuleList(blocks))
+
+
+def _heads(attention_head_dim: int | tuple[int, ...]) -> tuple[int, ...]:
+    """One number of heads for each of the four depths."""
+    if isinstance(attention_head_dim, int):
+        return (attention_head_dim,) * 4
+    return tuple(attention_head_dim)
+
+
+def _built_with(frame: dict, heads: tuple[int, ...], widths: tuple[int, ...]) -> dict:
+    """What every stage of a network is built with."""
+    return frame | {"heads": heads, "temb": 4 * widths[0]}
 
 
 # -------------------------------------------------------------------------------------- inheritance
@@ -280,12 +287,17 @@ def surrogate(stage: str, code: str, teacher: UNet2DConditionModel) -> Stage:
     keeps a block.
     """
     teacher = stock.unwrapped(teacher)
-    p, a = next(teacher.parameters()), Arch(**(BASE | {stage: code}))
+    p, a, s = next(teacher.parameters()), Arch(**(BASE | {stage: code})), settings(teacher)
+    config = _built_with(s, _heads(s["attention_head_dim"]), s["block_out_channels"])
     with torch.device("meta"):
-        part = NanoUNet(arch=str(a), **settings(teacher)).stage(stage)
+        if stage[0] == "E":
+            part: Stage = encoder(stage, code, a, s["block_out_channels"], config)
+        else:
+            part = decoder(stage, code, s["block_out_channels"], config)
+            part.resolution_idx = BLOCK[stage][1] - 1  # a network of such stages has no D4
     part = part.to_empty(device=p.device).to(p.dtype)
     if getattr(part, "reduce", None) is not None:
-        average_channels(part.reduce)
+        average_channels(cast(nn.Conv2d, part.reduce))
     group, i = BLOCK[stage]
     source = stock.weights(getattr(teacher, group)[i])
     part.load_state_dict({k: source[k] for k in part.state_dict() if k in source}, strict=False)
