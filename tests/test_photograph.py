@@ -141,6 +141,23 @@ def test_a_photograph_is_read_at_its_full_size():
     assert small.shape[0] * small.shape[1] == pytest.approx(20_000, rel=0.1)
 
 
+def test_a_part_of_a_photograph_is_its_upper_rows_and_says_so():
+    how = ("rocket.jpg", 0.05, "mild", 0, "mini-clip", 8, None, {"mine": Enlarging(0.02)})
+    table = whole.report(*how, share=0.5)["table"]
+    assert set(table.picture) == {"rocket.jpg, upper 0.5"}
+    assert table.megapixels.iloc[0] == pytest.approx(0.05 / 2, rel=0.15)
+
+
+def test_memory_that_was_held_before_is_seen_again():
+    """Blocks that the C library keeps after they are freed."""
+    blocks = lambda: [torch.ones(1_000_000) for _ in range(40)]  # noqa: E731  160 MB
+    del (held := blocks())[:]  # taken, and freed
+    with whole.memory() as peak:
+        held = blocks()
+        time.sleep(0.3)
+    assert len(held) == 40 and 120 < peak[0] < 300
+
+
 def test_memory_that_grows_is_seen():
     with whole.memory() as peak:
         block = np.ones(400_000_000, np.uint8)

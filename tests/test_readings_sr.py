@@ -53,6 +53,11 @@ def photograph(lpips=0.4):
     return some.assign(picture="fig.jpg", megapixels=1.0, peak_mb=120.0, seam=1.1)
 
 
+def whole(peak=130.0):
+    some = [photograph().assign(megapixels=m, peak_mb=k) for m, k in ((16.0, peak), (4.0, 125.0))]
+    return pd.concat(some, ignore_index=True).assign(measured="a laptop, 1 thread")
+
+
 def estimated(noise=0.9):
     rows = [("blur", 0.1, 0.2, 0.8), ("noise", 0.05, 0.1, noise)]
     some = pd.DataFrame(rows, columns=["score", "error", "spread", "correlation"])
@@ -74,6 +79,16 @@ CASES = {
         lambda: readings.estimated(estimated()),
         lambda: readings.estimated(estimated(0.3)),
         ["least sure of blur", "least sure of noise"],
+    ),
+    "a photograph at its full size": (
+        lambda: readings.whole_photograph(whole()),
+        lambda: readings.whole_photograph(whole(500.0)),
+        ["in 130 MB, 1.04 times what 4 megapixels", "in 500 MB, 4.00 times what"],
+    ),
+    "no photograph at its full size": (
+        lambda: readings.whole_photograph(whole()),
+        lambda: readings.whole_photograph(whole()[:0]),
+        ["16 megapixels is 416 tiles", "This run has no such row"],
     ),
     "photograph": (
         lambda: readings.photograph(photograph()),

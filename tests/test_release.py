@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 import re
 import shutil
@@ -21,6 +22,7 @@ from nanosd_lib.quality import following, prior
 from nanosd_lib.recipes import (
     drawn,
     members,
+    photographed,
     releasing,
     restoring,
     shared,
@@ -500,6 +502,32 @@ def test_a_restoration_of_another_backbone_is_absent(whole):
     m = kind.member(run)
     assert not trained.there(run, m)
     assert m.of == {"aligned/N5": n5.key} and m.name == "adapters/osediff-N5-matched-0"
+
+
+def test_the_largest_photograph_is_shipped_and_restored_again(whole, monkeypatch):
+    """Here a small one, by the teacher's backbone."""
+    run, pipe = whole
+    b = restoring.Backbone()
+    t = trained.found(run, restoring.Restoration(b).member(run))
+    monkeypatch.setattr(photographed, "LARGEST", "rocket.jpg")
+    monkeypatch.setattr(photographed, "SHARES", (0.6, 0.3))
+    monkeypatch.setattr(photographed, "parts", lambda run: (b, t))
+    assert photographed.shipped(run).empty
+    assert releasing.verify(run, pipe, "photograph").state.to_list() == ["absent"]
+    assert photographed.publish(run, pipe, None) == photographed.NAME
+    kept = photographed.shipped(run)
+    assert len(kept) == 4 and kept.measured.nunique() == 1 and (kept.psnr_y > 15).all()
+    assert kept.megapixels[0] == pytest.approx(2 * kept.megapixels[2], rel=0.05)
+    assert releasing.verify(run, pipe, "photograph").state.to_list() == ["confirmed"]
+    assert photographed.NAME not in set(releasing.plan(run, pipe).name)
+    record = kept.drop(columns="measured").replace({float("nan"): None}).to_dict("records")
+    record[1]["lpips"] *= 1.1
+    rewritten(run, photographed.NAME, made__record=record)
+    with pytest.raises(Refused, match="lpips restored again differs by"):
+        photographed.verify(run, pipe)
+    other = dataclasses.replace(t, key="0" * 64)
+    monkeypatch.setattr(photographed, "parts", lambda run: (b, other))
+    assert photographed.shipped(run).empty  # of other adapters
 
 
 # ----------------------------------------------------------------------------------- drawn pictures

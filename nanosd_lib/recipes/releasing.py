@@ -24,12 +24,13 @@ from nanosd_lib import paths
 from nanosd_lib.learning import fit, vae_student
 from nanosd_lib.networks import arch
 from nanosd_lib.recipes import (
+    again,
     drawn,
     members,
+    photographed,
     restoring,
     shared,
     slimming,
-    standin,
     surrogates,
     trained,
 )
@@ -123,7 +124,7 @@ def plan(run: Run, pipe, only: str = "") -> pd.DataFrame:
                 rows.append({"name": m.name, "group": group.name, "state": state, "why": why})
     known = {m.name for g in groups(run) for m in g.members}
     for name in release.names():
-        if name.startswith(f"{drawn.HOME}/"):
+        if name.split("/")[0] in (drawn.HOME, photographed.HOME):
             continue  # whoever reads it asks for its networks one by one
         if name not in known and name.startswith(only):
             what = ("orphan", "no recipe makes it")
@@ -182,49 +183,10 @@ def verify(run: Run, pipe, only: str = "", steps: int = fit.FIRST) -> pd.DataFra
             rows.append(
                 {"name": t.member.name} | _confirmed(run, pipe, group.kind, found, t, steps)
             )
-    rows += [_drawn_again(run, pipe, n) for n in _drawn_sets() if n.startswith(only)]
+    rows += again.drawings(run, pipe, only)
+    if only.startswith(photographed.HOME):  # minutes: only for who asks for it
+        rows.append(again.photograph(run, pipe))
     return pd.DataFrame(rows, columns=["name", "state", "steps", "difference", "said"])
-
-
-def _drawn_sets() -> list[str]:
-    return [name for name in release.names() if name.startswith(f"{drawn.HOME}/")]
-
-
-def _drawn_again(run: Run, pipe, name: str) -> dict:
-    """The first pictures of every network of a set, drawn again as the pages do it."""
-    kind, seed, _ = name.split("/")[1].rsplit("-", 2)
-    draw = int(seed) // 10_000
-    try:
-        asked = release.read(name).recipe.asked
-        against = shared.reference(run, pipe, asked["images"], draw)
-        n = len(against["features"])
-        if kind in ("removed", "one-R"):
-            n = len(standin.without(run, pipe, kind.replace("-", " "))["features"])
-        if kind == "assembled" and (taught := surrogates.released(run)):
-            how, nets = shared.sampling(run, draw)["how"], surrogates.later(pipe, taught)
-            judge = shared.judge(run, pipe, nets, against, [taught.key], draw)
-            known = drawn.known(run, "score", how, asked["images"], [taught.key])
-            n = len([judge(arch=text) for text in known.features])
-        if kind == "untrained":
-            n = len(standin.distances(run, pipe, against)["features"])
-        if kind in ("prompts", "resemblance", "diversity", "paths"):
-            return _prior_again(run, pipe, name, kind)
-        if kind == "aligned":
-            some = [m for g in _aligned(run) for m in g.members if m.name in release.names()]
-            n = len([members.judged(run, pipe, trained.found(run, m), against, draw) for m in some])
-    except (ValueError, LookupError) as error:
-        return {"name": name, "state": "refused", "said": str(error)}
-    if kind == "codesign":
-        return {"name": name, "state": "read", "said": "notebook 04 draws them again"}
-    return {"name": name, "state": "confirmed", "said": f"{n} networks drawn again"}
-
-
-def _prior_again(run: Run, pipe, name: str, kind: str) -> dict:
-    """What notebooks 00 and 06 look at in pictures of the teacher and of NanoSD 2."""
-    if kind == "prompts":
-        standin.prompts(run, pipe)
-    table, _ = members.prior_of(run, pipe, members.released(run, "N2"), "N2")
-    return {"name": name, "state": "confirmed", "said": f"{len(table)} rows of the prior again"}
 
 
 def _confirmed(run, pipe, kind, found, t, steps) -> dict:
@@ -262,6 +224,9 @@ def _release(run: Run, pipe, args: argparse.Namespace) -> int:
         if args.only == MANY:
             _draw_many(run, pipe)
         return _ship(run)
+    if args.only.startswith(photographed.HOME):
+        print(photographed.publish(run, pipe, os.environ[COMMIT] or None))
+        return 0
     table = plan(run, pipe, args.only)
     print(table.drop(columns="group").to_string(index=False))
     todo = table[table.group != ""]

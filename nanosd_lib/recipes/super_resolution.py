@@ -16,11 +16,11 @@ from nanosd_lib.networks.arch import NANOSD, Arch
 from nanosd_lib.networks.vae import Autoencoder
 from nanosd_lib.quality import uncertainty
 from nanosd_lib.quality.uncertainty import Interval
-from nanosd_lib.recipes import restoring, shared, slimming, trained
+from nanosd_lib.recipes import photographed, restoring, shared, slimming, trained
 from nanosd_lib.recipes.restoring import Backbone
 from nanosd_lib.recipes.surrogates import Taught
 from nanosd_lib.recipes.trained import Trained
-from nanosd_lib.restoration import judging, whole
+from nanosd_lib.restoration import judging
 from nanosd_lib.restoration.one_step import OneStep
 from nanosd_lib.runs import provenance
 from nanosd_lib.runs.cache import Later
@@ -255,23 +255,13 @@ def adapters(some: dict[str, Case]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-LARGEST = "dandelion.jpg"  # of the held-out photographs, 16 megapixels
-
-
-def photograph(
-    run: Run, pipe, some: Sequence[Case], megapixels: float | None, name: str = LARGEST
-) -> Artifact:
-    """A held-out photograph damaged and restored by each case's first adapters (`whole.report`), on
-    this machine; of so many megapixels, or as large as it is.
+def photograph(run: Run, pipe, some: Sequence[Case], megapixels: float) -> Artifact:
+    """A held-out photograph damaged and restored by each case's first adapters, on this machine,
+    made smaller to so many megapixels.
     """
-    r = run.profile.restoration
-    how = {"name": name, "megapixels": megapixels, "family": restoring.TRAINED_ON, "seed": run.seed}
-    keys = [run.teacher_key, *(c.adapters[0].key for c in some), *(c.label for c in some)]
-    systems = Later(lambda: {c.label: _system(pipe, c) for c in some})
-    return run.cached(
-        "photograph", whole.report, how | {"judge": r.judge, "batch": r.batch}, keys,
-        measured=True, quiet=True, pipe=pipe, systems=systems,
-    )  # fmt: skip
+    systems = {c.label: Later(functools.partial(_system, pipe, c)) for c in some}
+    keys = [c.adapters[0].key for c in some]
+    return photographed.restored(run, pipe, systems, keys, megapixels)
 
 
 def _system(pipe, case: Case) -> OneStep:

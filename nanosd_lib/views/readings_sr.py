@@ -127,6 +127,27 @@ def photograph(table: pd.DataFrame) -> str:
     )
 
 
+def whole_photograph(table: pd.DataFrame) -> str:
+    """The largest photograph at its full size and its upper part (`photographed.shipped`)."""
+    if table.empty:
+        return (
+            "This run has no such row: the release holds none for these adapters"
+            " (`make release ONLY=photograph` restores the photograph at its full size)."
+        )
+    plain, ours = (table[(table.method == "bicubic") == b] for b in (True, False))
+    full, part = (ours.loc[f()] for f in (ours.megapixels.idxmax, ours.megapixels.idxmin))
+    bicubic = plain.loc[plain.megapixels.idxmax()]
+    said = "smaller" if full.lpips < bicubic.lpips else "larger"
+    return (
+        f"{full.picture} at its {digits(full.megapixels)} megapixels is {full.tiles:,.0f} tiles:"
+        f" {full.seconds / 60:.1f} minutes on {full.measured}, in {digits(full.peak_mb)} MB,"
+        f" {full.peak_mb / part.peak_mb:.2f} times what {digits(part.megapixels)} megapixels of the"
+        f" same width need. LPIPS {digits(full.lpips)}, {said} than bicubic's"
+        f" {digits(bicubic.lpips)}; across tile borders its error steps {digits(full.seam)} times"
+        f" as much as elsewhere."
+    )
+
+
 def estimated(table: pd.DataFrame) -> str:
     """What S3Diff's estimator knows of the damage: rows of `estimated`."""
     said = [
