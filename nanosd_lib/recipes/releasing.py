@@ -31,6 +31,7 @@ from nanosd_lib.recipes import (
     restoring,
     shared,
     slimming,
+    standin,
     surrogates,
     trained,
 )
@@ -41,6 +42,7 @@ from nanosd_lib.studies import jobs
 
 COMMIT = "NANOSD_COMMIT"  # of the copy that a job runs
 MANY = f"{drawn.HOME}/many"  # `family.many` pictures of each aligned network: drawn by no page
+PRIOR = f"{drawn.HOME}/prior"  # drawn by pages 00 and 06, and without them
 
 
 @dataclass(frozen=True)
@@ -221,8 +223,8 @@ def main(argv: Sequence[str]) -> int:
 
 def _release(run: Run, pipe, args: argparse.Namespace) -> int:
     if args.only.startswith(drawn.HOME):
-        if args.only == MANY:
-            _draw_many(run, pipe)
+        if args.only in DRAWN:
+            DRAWN[args.only](run, pipe)
         return _ship(run)
     if args.only.startswith(photographed.HOME):
         print(photographed.publish(run, pipe, os.environ[COMMIT] or None))
@@ -255,6 +257,16 @@ def _draw_many(run: Run, pipe) -> None:
     some = [m for g in _aligned(run) for m in g.members if m.name in release.names()]
     there = {members.NAMES[m.what["arch"]]: trained.found(run, m) for m in some}
     members.many(run, pipe, there, draw=1, fill=True)
+
+
+def _draw_prior(run: Run, pipe) -> None:
+    """What notebooks 00 and 06 see in pictures of the teacher and of NanoSD 2."""
+    standin.prompts(run, pipe)
+    standin.distances(run, pipe, shared.reference(run, pipe, run.profile.sensitivity.images))
+    members.prior_of(run, pipe, members.released(run, "N2"), "N2")
+
+
+DRAWN = {MANY: _draw_many, PRIOR: _draw_prior}
 
 
 def _ship(run: Run) -> int:
