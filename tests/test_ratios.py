@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pandas as pd
 import pytest
+import torch
 
 from nanosd_lib.networks.arch import BASE, CHOICES
 from nanosd_lib.quality import ratios
+from nanosd_lib.recipes import shared
 
 
 def table(*rows):
@@ -64,3 +66,21 @@ def test_faster_alternatives_are_counted_with_their_quartiles():
     assert ratios.faster(stages()) == (1, 1, 1)
     wide = ratios.faster(stages(spread=3.0))
     assert wide.low < wide.value == 1 == wide.high
+
+
+class Made(dict):
+    """An artifact as far as pairing reads it."""
+
+    def __init__(self, n=3, seed=0, batch=4):
+        super().__init__(features={"features": torch.zeros(n, 2)}, prompts=["a"] * n)
+        how = {"seed": seed, "steps": 10, "guidance": 3.0, "batch": batch}
+        self.manifest = {"parts": {"params": {"how": how}}}
+
+
+def test_only_pictures_of_the_same_prompts_and_noise_are_paired():
+    against = Made()
+    assert len(shared.features(Made(batch=64), against)) == 3  # a batch decides no picture
+    with pytest.raises(ValueError, match="pictures that do not pair: seed 1, 0"):
+        shared.features(Made(seed=1), against)
+    with pytest.raises(ValueError, match="pictures that do not pair: images 2, 3"):
+        shared.features(Made(n=2), against)

@@ -73,8 +73,9 @@ def behind(
     search that are faster than TinySD, judged again as TinySD was.
     """
     teacher = against["features"]["teacher"]
+    of_tiny = shared.features(tiny, against)
     f = {
-        k: uncertainty.frechet_ratio([shared.features(a)], [shared.features(tiny)], teacher)
+        k: uncertainty.frechet_ratio([shared.features(a, against)], [of_tiny], teacher)
         for k, a in found.items()
     }
     count = shared.counted([*f.values()], lambda x: x < 1)
@@ -106,7 +107,7 @@ def family(
     arch; what compares aligned networks alone is of `more` pictures where they are there.
     """
     teacher = against["features"]["teacher"]
-    b, a = ({k: shared.features(x) for k, x in made.items()} for made in (before, after))
+    b, a = ({k: shared.features(x, against) for k, x in y.items()} for y in (before, after))
     n, how = len(teacher), _alignment(trained)
     protocol = f"{how}, {against['floor']['protocol']}"
     by = table.set_index("model")

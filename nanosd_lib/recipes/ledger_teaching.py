@@ -73,7 +73,7 @@ def less_data(run: Run, amounts: pd.DataFrame) -> None:
 def assembled(run: Run, against: Artifact, made: Mapping[str, Artifact]) -> dict[str, Interval]:
     """Rows on N2 assembled: made with "D4", "E3" (its own target) and "nothing" taught."""
     teacher, n = against["features"]["teacher"], len(against["prompts"])
-    f = {k: shared.features(a) for k, a in made.items()}
+    f = {k: shared.features(a, against) for k, a in made.items()}
     own = uncertainty.frechet_ratio([f["E3"]], [f["D4"]], teacher)
     protocol, one = against["floor"]["protocol"], {"n": n, "seeds": 1}
     run.record("e3-own-target", own, protocol, guards={"pictures": n}, **one)
@@ -135,7 +135,8 @@ def codesign(
     teacher, protocol = against["features"]["teacher"], against["floor"]["protocol"]
     both = each["slim", "slim", "slim latents"]
     one = each["slim", "teacher", "teacher's latents"]
-    kept = uncertainty.frechet_ratio([shared.features(both)], [shared.features(one)], teacher)
+    above, below = ([shared.features(x, against)] for x in (both, one))
+    kept = uncertainty.frechet_ratio(above, below, teacher)
     run.record("codesign-preserves-prior", kept, protocol, n=len(teacher), guards=guards)
     other = each["slim", "slim", "teacher's latents"]
     gain = uncertainty.mean(both["psnr"]["psnr"] - other["psnr"]["psnr"])

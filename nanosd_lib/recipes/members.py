@@ -175,7 +175,9 @@ class Many:
 
     @property
     def features(self) -> dict[str, Tensor]:
-        return {name: shared.features(made) for name, made in self.networks.items()}
+        if self.against is None:
+            return {}
+        return {k: shared.features(made, self.against) for k, made in self.networks.items()}
 
     @property
     def table(self) -> pd.DataFrame:

@@ -174,9 +174,24 @@ def images(against: Artifact) -> int:
     return len(against["features"]["teacher"])
 
 
-def features(made: Artifact) -> Tensor:
-    """The features of a network's pictures (N, D), as `tafid.score` keeps them."""
-    return made["features"]["features"]
+def features(made: Artifact, against: Artifact) -> Tensor:
+    """The features of a network's pictures (N, D), as `tafid.score` keeps them: row k is of the
+    prompt and noise that row k of the `reference` is of. ValueError where one was drawn otherwise.
+    """
+    found = made["features"]["features"]
+    mine, theirs = (
+        _drawn(x) | {"images": len(y)} for x, y in ((made, found), (against, against["prompts"]))
+    )
+    if mine != theirs:
+        other = [f"{k} {mine[k]}, {theirs[k]}" for k in mine if mine[k] != theirs.get(k)]
+        raise ValueError(f"pictures that do not pair: {'; '.join(other)}")
+    return found
+
+
+def _drawn(made: Artifact) -> dict[str, Any]:
+    """How its pictures were drawn; a batch decides none."""
+    how = made.manifest["parts"]["params"]["how"]
+    return {k: v for k, v in how.items() if k != "batch"}
 
 
 def counted(found: Sequence[Interval], good: Callable[[float], bool]) -> Interval:
