@@ -80,6 +80,14 @@ CASES = {
         lambda: readings.estimated(estimated(0.3)),
         ["least sure of blur", "least sure of noise"],
     ),
+    "without VSD": (
+        lambda: readings.without_vsd(differences(), OURS),
+        lambda: readings.without_vsd(differences(0.3, 0.01), OURS),
+        [
+            "LPIPS -0.2 (-0.25 to -0.15) (better)",
+            "(worse) and PSNR +0.01 (-0.04 to 0.06) (undecided)",
+        ],
+    ),
     "a photograph at its full size": (
         lambda: readings.whole_photograph(whole()),
         lambda: readings.whole_photograph(whole(500.0)),

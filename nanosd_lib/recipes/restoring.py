@@ -93,8 +93,15 @@ def damage(run: Run, pipe: StableDiffusionPipeline) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-SYSTEMS: dict[str, Any] = {"osediff": osediff, "s3diff": s3diff, "scratch": scratch}
+PLAIN = "osediff-without-vsd"  # what variational score distillation adds is what this one lacks
+SYSTEMS: dict[str, Any] = {
+    "osediff": osediff,
+    "s3diff": s3diff,
+    "scratch": scratch,
+    PLAIN: osediff,
+}
 NAMES = {"osediff": "OSEDiff", "s3diff": "S3Diff", "scratch": "from scratch"}
+NAMES[PLAIN] = "OSEDiff without VSD"
 
 
 @dataclass(frozen=True)
@@ -120,7 +127,8 @@ class Restoration(Kind):
             "timestep": self.timestep,
             "family": TRAINED_ON,
             "rank": r.rank,
-            "weights": SYSTEMS[self.system].WEIGHTS,
+            "weights": SYSTEMS[self.system].WEIGHTS
+            | ({"vsd": 0.0} if self.system == PLAIN else {}),
             "guidance": guidance,
             "loss": r.loss,
         }
@@ -206,6 +214,7 @@ COMPARED = [
     ("osediff", "N2", False, MATCHED, 3),
     ("osediff", "TinySD", False, MATCHED, 1),
     ("osediff", "N2", True, MATCHED, 1),
+    (PLAIN, "N2", False, MATCHED, 1),
     ("osediff", "teacher", False, str(one_step.PUBLISHED), 1),
     ("osediff", "N2", False, str(one_step.PUBLISHED), 1),
     ("s3diff", "teacher", False, MATCHED, 1),

@@ -67,6 +67,25 @@ def differences(table: pd.DataFrame) -> str:
     return " ".join(said)
 
 
+def without_vsd(table: pd.DataFrame, case: str, ways: tuple[str, str]) -> str:
+    """What VSD does: a case trained without it against the same with it (`differences`), and how
+    either was trained.
+    """
+    said = []
+    for data in dict.fromkeys(table.data):
+        parts = []
+        for measure, name, sign, form in (
+            ("lpips", "LPIPS", -1, SIGNED),
+            ("psnr_y", "PSNR", 1, SIGNED),
+        ):
+            row = _row(table, case, data, measure)
+            parts.append(f"{name} {_in(row, form)}, {_better(row, sign)}")
+        said.append(f"on {data} {listed(parts)}")
+    without, with_ = ways
+    alike = "" if without == with_ else f" The one was {without}, the other {with_}: no comparison."
+    return f"Without VSD, against the same with it: {'; '.join(said)}.{alike}"
+
+
 def ceiling(table: pd.DataFrame) -> str:
     """What the VAEs alone keep, beside bicubic: rows of sr.csv."""
     said = []
