@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import random
 
 import pandas as pd
@@ -115,6 +116,17 @@ def test_quartiles_leave_the_warm_up_out(monkeypatch):
 
     (row,) = timing.measure({"a": call}, repeats=5, warmup=2).to_dict("records")
     assert row == pytest.approx({"name": "a", "ms_median": 3, "ms_low": 2, "ms_high": 4})
+
+
+def test_what_is_saved_is_paired_by_round():
+    """A machine that gets slower moves both calls of a round; their difference stays."""
+    drift = pd.Series(range(20)) * 5.0
+    noise = pd.Series([0.1, -0.1] * 10)
+    value, low, high = timing.median(drift + 2 + noise - drift)
+    assert low < value < high and abs(value - 2) < 0.11 and high - low < 0.5
+    few, same = pd.Series([1.0, 2.0, 3.0]), pd.Series([1.0] * 20)
+    assert all(math.isnan(x) for each in (few, same) for x in timing.median(each)[1:])
+    assert timing.median(drift)[1:] == (25.0, 70.0)  # the sixth and the fifteenth of twenty
 
 
 def test_profiles_of_stages_and_networks(narrow):

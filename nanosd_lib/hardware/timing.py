@@ -17,9 +17,11 @@ from tqdm.auto import tqdm
 from nanosd_lib.networks import ablation, counting, surgery
 from nanosd_lib.networks.arch import BASE, CHOICES, STAGES, Arch
 
+LEVEL = 0.95
 
-def measure(calls: dict[str, Callable[[], object]], repeats: int, warmup: int) -> pd.DataFrame:
-    """Latency of each call in ms, in turns: name, ms_median, ms_low, ms_high (quartiles)."""
+
+def rounds(calls: dict[str, Callable[[], object]], repeats: int, warmup: int) -> pd.DataFrame:
+    """Latency of each call (a column) in ms, in turns: a row for each round."""
     times: dict[str, list[float]] = {k: [] for k in calls}
     for k in range(warmup + repeats):
         order = list(calls) if k % 2 else list(calls)[::-1]
@@ -29,10 +31,32 @@ def measure(calls: dict[str, Callable[[], object]], repeats: int, warmup: int) -
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
             times[name].append((time.perf_counter() - began) * 1e3)
-    q = {k: np.percentile(v[warmup:], [50, 25, 75]) for k, v in times.items()}
-    return pd.DataFrame(
-        [(k, *v) for k, v in q.items()], columns=["name", "ms_median", "ms_low", "ms_high"]
-    )
+    return pd.DataFrame(times)[warmup:].reset_index(drop=True)
+
+
+def quartiles(each: pd.DataFrame) -> pd.DataFrame:
+    """name, ms_median, ms_low, ms_high (quartiles) of `rounds`."""
+    found = each.quantile([0.5, 0.25, 0.75]).T
+    found.columns = pd.Index(["ms_median", "ms_low", "ms_high"])
+    return found.rename_axis("name").reset_index()
+
+
+def measure(calls: dict[str, Callable[[], object]], repeats: int, warmup: int) -> pd.DataFrame:
+    """Latency of each call in ms, in turns: name, ms_median, ms_low, ms_high (quartiles)."""
+    return quartiles(rounds(calls, repeats, warmup))
+
+
+def median(each: pd.Series) -> tuple[float, float, float]:
+    """The median over rounds with its interval, from their order alone (no shape is assumed); NaN
+    ends for rounds that are too few to have one, or all equal.
+    """
+    from scipy.stats import quantile_test
+
+    value = float(each.median())
+    if each.nunique() < 2:
+        return value, float("nan"), float("nan")
+    ends = quantile_test(each.to_numpy(), q=value, p=0.5).confidence_interval(LEVEL)
+    return value, float(ends.low), float(ends.high)
 
 
 def call(net: nn.Module, kwargs: dict) -> Callable[[], object]:
@@ -93,14 +117,18 @@ def profile_networks(
 def profile_ablations(
     pipe: StableDiffusionPipeline, batch: int, tokens: int, repeats: int, warmup: int
 ) -> dict:
-    """removed, how, ms_median, ms_saved: every variant and the teacher, measured in turns."""
+    """removed, how, ms_median (with quartiles), ms_saved (with its interval): every variant and the
+    teacher, measured in turns; what is saved is the median of differences within a round.
+    """
     nets = {("", "teacher"): pipe.unet, **ablation.variants(pipe.unet)}
     calls = {
         " ".join(k): call(n, counting.network_inputs(pipe.unet, batch, tokens))
         for k, n in nets.items()
     }
-    table = measure(calls, repeats, warmup)
+    each = rounds(calls, repeats, warmup)
+    table = quartiles(each)
     table.insert(0, "removed", [k[0] for k in nets])
     table.insert(1, "how", [k[1] for k in nets])
-    table["ms_saved"] = table.ms_median[0] - table.ms_median
+    saved = [median(each.iloc[:, 0] - each[name]) for name in each]
+    table[["ms_saved", "ms_saved_low", "ms_saved_high"]] = saved
     return {"table": table.drop(columns="name")[1:].reset_index(drop=True)}

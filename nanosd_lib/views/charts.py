@@ -64,7 +64,7 @@ def against_latency(features: pd.DataFrame, ms: pd.Series, columns: dict[str, st
 
 def removal(table: pd.DataFrame) -> Figure:
     """What taking a stage away costs in tAFID (with its interval) against what it saves: removed,
-    how, params_saved_share, ms_saved, tafid, floor.
+    how, params_saved_share, ms_saved (and its), tafid, floor.
     """
     fig, axes = figures.subplots(1, 2, figsize=(9.4, 3.8), sharey=True)
     marks = {"removed": ("#c95d2e", "o"), "one R": ("#1b6ca8", "s")}
@@ -75,9 +75,12 @@ def removal(table: pd.DataFrame) -> Figure:
     ):
         for how, rows in table.groupby("how"):
             colour, marker = marks[how]
-            ends = [rows.tafid - rows.tafid_low, rows.tafid_high - rows.tafid]
+            ends = {"yerr": [rows.tafid - rows.tafid_low, rows.tafid_high - rows.tafid]}
+            if f"{column}_low" in rows:
+                x = [rows[f"{column}_{end}"] for end in ENDS]
+                ends["xerr"] = [(rows[column] - x[0]).fillna(0), (x[1] - rows[column]).fillna(0)]
             look = dict(fmt=marker, ms=5, lw=1, color=colour, label=how)
-            ax.errorbar(rows[column], rows.tafid, yerr=ends, **look)
+            ax.errorbar(rows[column], rows.tafid, **ends, **look)
         ax.axhline(table.floor.iloc[0], ls=":", color="black", lw=1, label="teacher, other noise")
         ax.set(xlabel=label, yscale="log")
         ax.margins(0.2, 0.12)

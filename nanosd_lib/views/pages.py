@@ -38,6 +38,7 @@ def costs(sensitivity: pd.DataFrame) -> Any:
             "stage": sensitivity.removed,
             "how": sensitivity.how,
             "parameters saved": [f"{x:.0%}" for x in sensitivity.params_saved_share],
+            "ms saved": [within(r, "ms_saved", "{:.1f}") for _, r in sensitivity.iterrows()],
             "prediction moves by": [within(r, "eps_error") for _, r in sensitivity.iterrows()],
             "tAFID": [within(r, "tafid") for _, r in sensitivity.iterrows()],
         }

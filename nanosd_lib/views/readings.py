@@ -17,7 +17,9 @@ def digits(x: float, form: str = "") -> str:
 
 
 def between(value: float, low: float, high: float, form: str = "") -> str:
-    """ "0.91 (0.87 to 0.94)" """
+    """ "0.91 (0.87 to 0.94)"; without ends where nothing is known of them."""
+    if low != low or high != high:
+        return f"{digits(value, form)} (no interval)"
     return f"{digits(value, form)} ({digits(low, form)} to {digits(high, form)})"
 
 

@@ -86,8 +86,8 @@ def which_can_go(sensitivity: pd.DataFrame) -> str:
         f"Removing {most} alone puts the pictures furthest from the teacher's, at tAFID"
         f" {within(alone.loc[most], 'tafid')}, {least} the"
         f" least, at {digits(alone.tafid[least])}. E4, M and D4 together save"
-        f" {deep.params_saved_share:.0%} of the parameters and {digits(deep.ms_saved)} ms, at tAFID"
-        f" {within(deep, 'tafid')}; the teacher with other noise has"
+        f" {deep.params_saved_share:.0%} of the parameters and {within(deep, 'ms_saved')} ms, at"
+        f" tAFID {within(deep, 'tafid')}; the teacher with other noise has"
         f" {digits(deep.floor)}."
     )
 
