@@ -291,6 +291,8 @@ def test_teacher_table(study):
     assert psnr.value["held-out scenes"] > 31 and psnr.value["held-out photographs"] > 30
     assert psnr.n["held-out photographs"] == len(psnr) - 2 == 6  # photographs, not crops
     assert (psnr.value > psnr.beside).all()  # bicubic
+    moved = t.loc["VAE colour error"]
+    assert (moved.value_low <= moved.value).all() and (moved.value <= moved.value_high).all()
     both = t.loc["prompts, both"]
     assert both.value["renders of 1 objects"] > 0.98 and both.value["renders of 2 objects"] > 0.95
     drawn = both.drop(index=[k for k in both.index if k.startswith("renders")])

@@ -41,8 +41,8 @@ def check_vae(
     pipe: StableDiffusionPipeline, n: int, seed: int, mine: folder.Photographs | None = None
 ) -> dict:
     """Reconstructions of n held-out scenes and of 64 crops (or n, if that is less) of each held-out
-    photograph: pictures, n, psnr with its interval, worst, bicubic, colour, and four examples of
-    each.
+    photograph: pictures, n, psnr and colour with their intervals, worst, bicubic, and four examples
+    of each.
 
     The last row is the mean of the photographs: its n counts photographs, and so does its interval.
     """
@@ -55,7 +55,7 @@ def check_vae(
         psnr, plain = metrics.psnr(x, y), metrics.psnr(x, bicubic(x))
         row = {"pictures": kind, "n": len(x), **uncertainty.mean(psnr).named("psnr")}
         row |= {"worst": float(psnr.min()), "bicubic": float(plain.mean())}
-        rows.append(row | {"colour": float(colour_error(x, y).mean())})
+        rows.append(row | uncertainty.mean(colour_error(x, y)).named("colour"))
         made = {"": x, ", reconstructed": y, ", bicubic": bicubic(x[:4])}
         examples |= {kind + what: some[:4] for what, some in made.items()}
     table = pd.DataFrame([*rows, _photographs(pd.DataFrame(rows[1:]))])
@@ -63,10 +63,10 @@ def check_vae(
 
 
 def _photographs(each: pd.DataFrame) -> dict:
-    psnr = uncertainty.mean(torch.tensor(each.psnr.to_numpy()))
-    row = {"pictures": "held-out photographs", "n": len(each), **psnr.named("psnr")}
-    rest = {"worst": each.worst.min(), "bicubic": each.bicubic.mean(), "colour": each.colour.mean()}
-    return row | rest
+    row: dict = {"pictures": "held-out photographs", "n": len(each)}
+    for name in ("psnr", "colour"):
+        row |= uncertainty.mean(torch.tensor(each[name].to_numpy())).named(name)
+    return row | {"worst": each.worst.min(), "bicubic": each.bicubic.mean()}
 
 
 @precision.single()
@@ -115,7 +115,8 @@ def teacher_table(vae: dict, asked: pd.DataFrame, apart: dict, how: str) -> pd.D
         rows.append(
             ("VAE PSNR (dB)", r.pictures, r.psnr, r.psnr_low, r.psnr_high, r.bicubic, r.n, size)
         )
-        rows.append(("VAE colour error", r.pictures, r.colour, None, None, None, r.n, size))
+        moved = (r.colour, r.colour_low, r.colour_high)
+        rows.append(("VAE colour error", r.pictures, *moved, None, r.n, size))
     for r in asked.itertuples():
         said = own if r.kind.startswith("renders") else f"{own}, {how}"
         ends = (r.value, r.value_low, r.value_high)
