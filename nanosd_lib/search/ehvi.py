@@ -190,6 +190,36 @@ def log_ehvi_sampled(
     return torch.cat([acquisition(chunk[:, None]) for chunk in X.split(CHUNK)]) + unit.log().sum()
 
 
+def score(
+    model: Model,
+    X: Tensor,
+    known: Tensor,
+    Y_obs: Tensor,
+    ref_point: Point,
+    sizes: Sizes,
+    acquisition: str = "exact",
+    seed: int = 0,
+) -> Tensor:
+    """What each of the codes X (N, D), whose other objective is known (N,), promises: log EHVI
+    (N,), "exact" or by BoTorch ("qlogehvi"). Where none can come below ref_point, a warning says
+    so, and the scores rank them by how near they are (`_nearest`).
+    """
+    mu, sigma = marginals(model, X)
+    if acquisition == "exact":
+        found = log_ehvi_exact(mu, sigma, known, Y_obs, ref_point)
+    else:
+        found = log_ehvi_sampled(model, X, known, Y_obs, ref_point, sizes, seed)
+    ref = shaped("ref_point", ref_point, 2)
+    if not (found.isneginf() | (known >= ref[1])).all():
+        return found
+    warnings.warn(
+        "ref_point: no candidate left can come below it in both objectives:"
+        " the nearest to it are taken instead",
+        stacklevel=3,
+    )
+    return _nearest(mu, known, ref)
+
+
 def suggest(
     X_obs: Tensor,
     Y_obs: Tensor,
@@ -204,14 +234,13 @@ def suggest(
     pool: int | None = None,
     y_var: Tensor | None = None,
 ) -> Tensor:
-    """Paper, search step: the rows (q,) of candidates (N, D) to evaluate next, none of X_obs.
+    """Paper, search step: the rows (q,) of candidates (N, D) to evaluate next, none of X_obs: each
+    time the one of the largest `score`.
 
     X_obs (n, D) has objectives Y_obs (n, 2) with variances y_var (n,) of quality; known (N,).
     acquisition: "exact" (EHVI in closed form), "qlogehvi" (BoTorch's) or "random". pool: score only
     so many candidates, drawn by seed. q > 1 is not in the paper: the Kriging believer, each choice
-    is taken to have its predicted mean before the next. Where no candidate left can come below
-    ref_point, a warning says so and the nearest are taken (`_nearest`). ValueError when fewer than
-    q are left.
+    is taken to have its predicted mean before the next. ValueError when fewer than q are left.
     """
     one_of("acquisition", acquisition, POOL)
     candidates, X_obs = as_codes("candidates", candidates, sizes), as_codes("X_obs", X_obs, sizes)
@@ -223,31 +252,23 @@ def suggest(
     if acquisition == "random":
         return rows[draw[:q]]
     rows = rows[draw[: max(q, pool or POOL[acquisition] or len(rows))].sort().values]
-    X = candidates[rows].double()
+    model, X = fit_quality(X_obs, Y_obs[:, 0], sizes, y_var, encoding), candidates.double()
+    how = (ref_point, sizes, acquisition, seed)
     chosen: list[int] = []
-    model = fit_quality(X_obs, Y_obs[:, 0], sizes, y_var, encoding)
-    ref = shaped("ref_point", ref_point, 2)
-    while True:
-        mu, sigma = marginals(model, X)
-        if acquisition == "exact":
-            score = log_ehvi_exact(mu, sigma, known[rows], Y_obs, ref_point)
-        else:
-            score = log_ehvi_sampled(model, X, known[rows], Y_obs, ref_point, sizes, seed)
-        score[chosen] = -torch.inf
-        if (score.isneginf() | (known[rows] >= ref[1])).all():
-            warnings.warn(
-                "ref_point: no candidate left can come below it in both objectives:"
-                " the nearest to it are taken instead",
-                stacklevel=2,
-            )
-            score = _nearest(mu, known[rows], ref)
-            score[chosen] = -torch.inf
-        chosen.append(best := int(score.argmax()))
-        if len(chosen) == q:
-            return rows[chosen]
-        Y_obs = torch.cat([Y_obs, torch.stack([mu[best], known[rows[best]]])[None]])
-        noise = model.likelihood.noise.mean().detach().reshape(1, 1)
-        model = model.condition_on_observations(X[[best]], mu[best].reshape(1, 1), noise=noise)
+    for _ in range(q):
+        if chosen:
+            model, Y_obs = _believed(model, X[chosen[-1:]], known[chosen[-1:]], Y_obs)
+            rows = rows[rows != chosen[-1]]
+        chosen.append(int(rows[score(model, X[rows], known[rows], Y_obs, *how).argmax()]))
+    return torch.tensor(chosen)
+
+
+def _believed(model: Model, x: Tensor, known: Tensor, Y_obs: Tensor) -> tuple[Model, Tensor]:
+    """As if the codes x (1, D) had been measured, and had what the model expects of them."""
+    mu, _ = marginals(model, x)
+    noise = model.likelihood.noise.mean().detach().reshape(1, 1)
+    model = model.condition_on_observations(x, mu.reshape(1, 1), noise=noise)
+    return model, torch.cat([Y_obs, torch.stack([mu, known], 1)])
 
 
 def _nearest(mu: Tensor, known: Tensor, ref: Tensor) -> Tensor:
