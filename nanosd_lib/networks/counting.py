@@ -85,7 +85,7 @@ def stage_table(teacher: UNet2DConditionModel, tokens: int = TOKENS) -> pd.DataF
     for stage in STAGES:
         inputs = stage_inputs(teacher, stage, 1, tokens, "meta")
         for code in CHOICES[stage]:
-            net = surgery.student(Arch(**(BASE | {stage: code})), teacher).stage(stage)
+            net = surgery.surrogate(stage, code, teacher)
             linear, attention = flops(partial(net, **inputs))
             rows.append((stage, code, parameters(net), linear, attention))
     return pd.DataFrame(rows, columns=["stage", "code", "params", "gmac_linear", "gmac_attention"])
@@ -96,8 +96,7 @@ def parameter_table(teacher: UNet2DConditionModel) -> pd.DataFrame:
     rows = []
     for stage in STAGES:
         for code in CHOICES[stage]:
-            net = surgery.student(Arch(**(BASE | {stage: code})), teacher)
-            rows.append((stage, code, parameters(net.stage(stage))))
+            rows.append((stage, code, parameters(surgery.surrogate(stage, code, teacher))))
     whole = parameters(surgery.student(Arch(**BASE), teacher))
     rows.append(("rest", "", whole - sum(n for s, c, n in rows if c == BASE[s])))
     return pd.DataFrame(rows, columns=["stage", "code", "params"])
