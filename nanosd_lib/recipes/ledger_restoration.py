@@ -37,4 +37,7 @@ def restored(run: Run, cases: dict[str, Case], made: Judged) -> None:
         said += f" LPIPS over {r.judge}, paired by photograph"
         alike = {(t.released is None) for c in (n2, other) for t in c.adapters}
         guards = {"trained-alike": (float(len(alike) == 1),) * 3} if other.adapters else {}
+        if claim == "sr-quality-kept":
+            plain = made[cases["bicubic"].label, restoring.TRAINED_ON]
+            guards["teacher-restores"] = super_resolution.lpips_ratio(theirs, plain, PHOTOGRAPHS)
         run.record(claim, ratio, said, n=n, seeds=seeds, guards=guards, scenes=scenes.value)

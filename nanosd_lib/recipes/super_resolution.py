@@ -143,10 +143,14 @@ def sets(made: Sequence[Artifact], data: str, measure: str, fix: str = FIX) -> T
 
 
 def differences(
-    made: Judged, family: str = restoring.TRAINED_ON, against: str = "bicubic"
+    some: dict[str, Case],
+    made: Judged,
+    family: str = restoring.TRAINED_ON,
+    against: str = "bicubic",
+    fix: str = FIX,
 ) -> pd.DataFrame:
-    """case, data, measure, difference to another case with its ends, n, seeds: paired by scene or
-    by photograph.
+    """case, trained (how; nothing for what was not), steps, data, measure, difference to another
+    case with its ends, n, seeds: paired by scene or by photograph.
     """
     rows = []
     for (label, degraded), each in made.items():
@@ -154,9 +158,11 @@ def differences(
             continue
         for data in ("held-out scenes", "held-out photographs"):
             for measure in judging.MEASURES:
-                off = sets(each, data, measure) - sets(made[against, family], data, measure)
-                row = {"case": label, "data": data, "measure": measure, "n": len(off)}
-                row["seeds"] = len(each)
+                other = sets(made[against, family], data, measure, fix)
+                off = sets(each, data, measure, fix) - other
+                t = next(iter(some[label].adapters), None)
+                row = {"case": label, "trained": t.how if t else "", "steps": t.steps if t else 0}
+                row |= {"data": data, "measure": measure, "n": len(off), "seeds": len(each)}
                 rows.append(row | uncertainty.mean(off).named("difference"))
     return pd.DataFrame(rows)
 

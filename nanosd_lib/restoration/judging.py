@@ -123,18 +123,22 @@ def estimated(
     n: int, family: str, seed: int, pipe: StableDiffusionPipeline, system: S3Diff
 ) -> dict:
     """What S3Diff's estimator says of held-out pictures, beside the scores they were damaged by:
-    data, score, n, error (mean absolute), spread (deviation of the truth), correlation (of ranks),
-    with their ends.
+    data, score, n (scenes, or photographs: all crops of one count as one), error (mean absolute,
+    with its ends), spread (what the best constant would err by), correlation (of ranks, with its
+    ends; over pictures).
     """
     rows = []
     where = splits.SEEDS["heldout"] + seed
-    for kind, x in splits.heldout_pictures(pipe, n, seed).items():
+    for kind, sets in splits.heldout_sets(pipe, n, seed).items():
+        x, sizes = torch.cat(sets), [len(s) for s in sets]
         seen = system.estimator(degradations.pairs(x, family, where).to(pipe.device)).cpu()
         true = degradations.scores(x, family, where, range(len(x)))
         for i, score in enumerate(("blur", "noise")):
             a, b = seen[:, i], true[:, i]
-            row = {"data": kind, "score": score, "n": len(x)}
-            row |= uncertainty.mean((a - b).abs()).named("error") | {"spread": float(b.std())}
+            row = {"data": kind, "score": score, "n": len(sets)}
+            off = torch.stack([part.mean() for part in (a - b).abs().split(sizes)])
+            row |= uncertainty.mean(off).named("error")
+            row["spread"] = float((b - b.median()).abs().mean())
             ranks = uncertainty.rank_correlation(a.tolist(), b.tolist())
             rows.append(row | ranks.named("correlation"))
     return {"table": pd.DataFrame(rows)}

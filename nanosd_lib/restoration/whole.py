@@ -96,7 +96,7 @@ def report(
     grew while it streamed, the network's work included, the finished picture not), seam
     (`seams.seam`: 1 where none shows), psnr_y, lpips (the mean over crops of 64 pixels); its first
     row is bicubic interpolation.
-    pictures: a middle part of each, 256 pixels wide, and the clean one.
+    pictures: the part with most detail of each, 256 pixels wide, and of the clean one.
     """
     truth = photograph_of(name, megapixels)
     truth = truth[: round(len(truth) * share) // photograph.SCALE * photograph.SCALE]
@@ -107,7 +107,8 @@ def report(
     plain = _bytes(photograph.enlarged(small, 0, truth.shape[0]))
     rows = [first | {"tiles": 1, "method": "bicubic", "seconds": time.perf_counter() - began}]
     rows[0] |= {"peak_mb": float("nan"), "seam": float("nan"), **_near(plain, truth, judge)}
-    shown = {"clean": _part(truth), "bicubic": _part(plain)}
+    part = functools.partial(_part, corner=_sharpest(truth))
+    shown = {"clean": part(truth), "bicubic": part(plain)}
     for method, system in systems.items():
         g = photograph.grid(small.shape[0], small.shape[1], system)
         made = np.ones_like(truth)  # where finished rows leave to, which is not the tiler's
@@ -119,7 +120,7 @@ def report(
         row |= {"seconds": time.perf_counter() - began, "peak_mb": peak[0]}
         row["seam"] = seams.seam(made / 127.5 - 1, truth / 127.5 - 1, g)
         rows.append(row | _near(made, truth, judge))
-        shown[method] = _part(made)
+        shown[method] = part(made)
     return {"table": pd.DataFrame(rows), "pictures": shown}
 
 
@@ -145,8 +146,17 @@ def _crops(x: np.ndarray, side: int = 64) -> np.ndarray:
     return np.stack([x[i : i + side, j : j + side] for i, j in some])
 
 
-def _part(x: np.ndarray, side: int = 256) -> Tensor:
-    """The middle of a picture, (3, side, side) in [-1, 1] at most."""
-    top, left = (max(0, (n - side) // 2) for n in x.shape[:2])
+def _sharpest(x: np.ndarray, side: int = 256) -> tuple[int, int]:
+    """The corner of the part of a picture, `side` pixels wide, in which neighbours differ most."""
+    grey = x.astype(np.float32).mean(2)
+    change = np.abs(np.diff(grey, axis=0))[:, :-1] + np.abs(np.diff(grey, axis=1))[:-1]
+    tops, lefts = (range(0, max(1, n - side + 1), side // 4) for n in x.shape[:2])
+    places = [(top, left) for top in tops for left in lefts]
+    return max(places, key=lambda p: change[p[0] : p[0] + side, p[1] : p[1] + side].sum())
+
+
+def _part(x: np.ndarray, corner: tuple[int, int], side: int = 256) -> Tensor:
+    """A part of a picture from that corner, (3, side, side) in [-1, 1] at most."""
+    top, left = corner
     some = x[top : top + side, left : left + side]
     return torch.from_numpy(some.copy()).permute(2, 0, 1).float() / 127.5 - 1

@@ -55,10 +55,11 @@ def grid(
             ax.axis("off")
         for ax, picture in zip(line, pictures, strict=False):
             ax.imshow(to_image(picture), interpolation="nearest")
-        label = name if "\n" in name else "\n".join(wrap(name, round(11 * margin)))
+        whole = name.replace(" = ", "\u00a0=\u00a0")  # an equation stays on its line
+        label = name if "\n" in name else "\n".join(wrap(whole, round(11 * margin)))
         line[0].text(-0.08, 0.5, label, transform=line[0].transAxes, ha="right", va="center")
     for ax, title in zip(axes[0], titles, strict=False):
-        ax.set_title("\n".join(wrap(title)), fontsize=6)
+        ax.set_title("\n".join(wrap(title.replace(" = ", "\u00a0=\u00a0"))), fontsize=6)
     fig.subplots_adjust((margin - 0.05) / width, 0.01, 0.995, 1 - head / height, 0.04, 0.04)
     return fig
 

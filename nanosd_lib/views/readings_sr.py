@@ -32,7 +32,7 @@ def gain(damage: pd.DataFrame, g: list[float], published: int) -> str:
         f" latents of damaged and clean training pictures lie"
         f" {between(both.rms, both.rms_low, both.rms_high)} apart ({digits(one.rms)} for"
         f" {one.data}, {digits(two.rms)} for {two.data}); noise of that size is met at t ="
-        f" {both.t:.0f}, where an error is multiplied by {digits(g[int(both.t)])}."
+        f" {both.t:.0f}: {g[published] / g[int(both.t)]:.0f} times less."
     )
 
 
@@ -45,32 +45,37 @@ def lesson(before: float, after: float, steps: int) -> str:
     )
 
 
-def differences(table: pd.DataFrame) -> str:
-    """Every case against bicubic: how many are better beyond their interval, and the exception."""
-    said = []
+def differences(table: pd.DataFrame, ours: str) -> str:
+    """Every case against bicubic: of those trained as `ours` was, how many are better beyond their
+    interval; what a backbone does untrained; whether longer training shows.
+    """
+    way, said = table[table.case == ours].trained.iloc[0], []
     for data in dict.fromkeys(table.data):
         rows = table[(table.data == data) & (table.measure == "lpips")]
-        mine = rows[rows.case.str.startswith(("OSEDiff", "S3Diff"))]
+        mine, others = rows[rows.trained == way], rows[(rows.trained != way) & (rows.steps > 0)]
         verdicts = [_better(r, -1) for _, r in mine.iterrows()]
         best = mine.loc[mine.difference.idxmin()]
         psnr = _row(table, best.case, data, "psnr_y")
-        worse = [
-            r.case for (_, r), v in zip(mine.iterrows(), verdicts, strict=True) if v == "worse"
-        ]
+        bare = rows[rows.steps == 0].set_index("case")
+        none = [f"{_in(r, SIGNED)} ({name})" for name, r in bare.iterrows()]
         said.append(
-            f"On {data} (n = {best.n}) {verdicts.count('better')} of {len(mine)} trained systems"
-            f" have a smaller LPIPS than bicubic beyond their interval; the smallest belongs to"
-            f" {best.case} ({_in(best, SIGNED)}), whose PSNR is {_better(psnr, 1)}"
+            f"On {data} (n = {best.n}) {verdicts.count('better')} of {len(mine)} systems trained"
+            f" alike ({way}) have a smaller LPIPS than bicubic beyond their interval; the smallest"
+            f" belongs to {best.case} ({_in(best, SIGNED)}), whose PSNR is {_better(psnr, 1)}"
             f" ({_in(psnr, SIGNED)} dB)."
-            + (f" Worse than bicubic: {listed(worse)}." if worse else "")
+            + (f" Untrained, backbones change it by {listed(none)}." if none else "")
+            + (f" Trained otherwise: {len(others)}." if len(others) else "")
         )
     return " ".join(said)
 
 
 def without_vsd(table: pd.DataFrame, case: str, ways: tuple[str, str]) -> str:
-    """What VSD does: a case trained without it against the same with it (`differences`), and how
-    either was trained.
+    """What VSD does: a case trained without it against the same with it (`differences`), where both
+    were trained alike.
     """
+    without, with_ = ways
+    if without != with_:
+        return f"No comparison: without VSD {without}, with it {with_}."
     said = []
     for data in dict.fromkeys(table.data):
         parts = []
@@ -79,11 +84,9 @@ def without_vsd(table: pd.DataFrame, case: str, ways: tuple[str, str]) -> str:
             ("psnr_y", "PSNR", 1, SIGNED),
         ):
             row = _row(table, case, data, measure)
-            parts.append(f"{name} {_in(row, form)}, {_better(row, sign)}")
+            parts.append(f"{name} changes by {_in(row, form)} ({_better(row, sign)})")
         said.append(f"on {data} {listed(parts)}")
-    without, with_ = ways
-    alike = "" if without == with_ else f" The one was {without}, the other {with_}: no comparison."
-    return f"Without VSD, against the same with it: {'; '.join(said)}.{alike}"
+    return f"When VSD is left out, {'; '.join(said)}."
 
 
 def ceiling(table: pd.DataFrame) -> str:
@@ -108,7 +111,10 @@ def ceiling(table: pd.DataFrame) -> str:
         if low > 0
         else "Where the ceiling lies below bicubic, no backbone can win on PSNR."
     )
-    return f"Clean pictures through a VAE and nothing else: {'; '.join(said)}. {end}"
+    return (
+        "Clean pictures through a VAE and nothing else (PSNR of luma, so higher than page 00's of"
+        f" all colours): {'; '.join(said)}. {end}"
+    )
 
 
 def answer(
@@ -118,31 +124,30 @@ def answer(
     photo, scene = "held-out photographs", "held-out scenes"
     lpips, psnr = (_row(table, ours, photo, m) for m in ("lpips", "psnr_y"))
     same, scenes = _row(to_teacher, ours, photo, "lpips"), _row(table, ours, scene, "lpips")
+    there = _row(to_teacher, ours, scene, "lpips")
     words = {"better": "smaller", "worse": "larger", "undecided": "undecided"}
     return (
         f"OSEDiff around N2 changes LPIPS against bicubic by {_in(lpips, SIGNED)} on held-out"
         f" photographs ({words[_better(lpips, -1)]}; PSNR {_in(psnr, SIGNED)} dB) and by"
         f" {_in(scenes, SIGNED)} on held-out scenes ({words[_better(scenes, -1)]}); against the"
-        f" teacher's backbone it is {_in(same, SIGNED)} ({words[_better(same, -1)]}), with"
-        f" {params:.0%} of its parameters and {ms:.0%} of its time."
+        f" teacher's backbone it is {_in(same, SIGNED)} ({words[_better(same, -1)]}) on photographs"
+        f" and {_in(there, SIGNED)} ({words[_better(there, -1)]}) on scenes, with {params:.0%} of"
+        f" the parameters and {ms:.0%} of the time, the VAE included."
     )
 
 
 def photograph(table: pd.DataFrame) -> str:
     """A whole photograph, restored tile by tile: rows of sr_photograph.csv."""
     plain, rest = table.iloc[0], table.iloc[1:]
-    each = []
-    for r in rest.itertuples():
-        way = "smaller" if r.lpips < plain.lpips else "larger"
-        each.append(
-            f"{r.method} works through {r.tiles:.0f} tiles at {digits(r.seconds / r.megapixels)} s"
-            f" a megapixel in {digits(r.peak_mb)} MB, leaves a LPIPS of {digits(r.lpips)}, {way}"
-            f" than bicubic's {digits(plain.lpips)}, and its error steps {digits(r.seam)} times as"
-            f" much across tile borders as elsewhere"
-        )
+    nearest, quickest = rest.loc[rest.lpips.idxmin()], rest.loc[rest.seconds.idxmin()]
+    way = "smaller" if nearest.lpips < plain.lpips else "larger"
     return (
         f"{plain.picture} at {digits(plain.megapixels)} megapixels, one photograph and one draw of"
-        f" the damage, so without intervals: {'; '.join(each)}."
+        f" the damage, so without intervals: the least LPIPS is {digits(nearest.lpips)}"
+        f" ({nearest.method}), {way} than bicubic's {digits(plain.lpips)}; the quickest,"
+        f" {quickest.method}, takes {digits(quickest.seconds / quickest.megapixels)} s a megapixel."
+        f" Across tile borders errors step {rest.seam.min():.2f} to {rest.seam.max():.2f} times as"
+        f" much as elsewhere (1: no seam)."
     )
 
 
@@ -161,7 +166,7 @@ def whole_photograph(table: pd.DataFrame) -> str:
         f"{full.picture} at its {digits(full.megapixels)} megapixels is {full.tiles:,.0f} tiles:"
         f" {full.seconds / 60:.1f} minutes on {full.measured}, in {digits(full.peak_mb)} MB,"
         f" {full.peak_mb / part.peak_mb:.2f} times what {digits(part.megapixels)} megapixels of the"
-        f" same width need. LPIPS {digits(full.lpips)}, {said} than bicubic's"
+        f" same width need. LPIPS is {digits(full.lpips)}, {said} than bicubic's"
         f" {digits(bicubic.lpips)}; across tile borders its error steps {digits(full.seam)} times"
         f" as much as elsewhere."
     )
@@ -170,8 +175,8 @@ def whole_photograph(table: pd.DataFrame) -> str:
 def estimated(table: pd.DataFrame) -> str:
     """What S3Diff's estimator knows of the damage: rows of `estimated`."""
     said = [
-        f"{r.score} on {r.data} to {between(r.error, r.error_low, r.error_high)}, where the scores"
-        f" spread by {digits(r.spread)} (rank correlation"
+        f"{r.score} on {r.data} to {between(r.error, r.error_low, r.error_high)}, where a constant"
+        f" would err by {digits(r.spread)} (rank correlation"
         f" {between(r.correlation, r.correlation_low, r.correlation_high)})"
         for r in table.itertuples()
     ]

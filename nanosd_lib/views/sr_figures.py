@@ -6,11 +6,13 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
+from matplotlib import ticker
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from nanosd_lib.views import figures
 
+REACH = {"lpips": 0.55, "psnr_y": 2.0}  # of an axis, to either side of bicubic
 TEACHER, PUBLISHED, TINY, PLAIN = "#4D4D4D", "#0072B2", "#8A5AA0", "#808080"
 
 
@@ -41,7 +43,7 @@ def gain(g: Sequence[float], damage: pd.DataFrame, used: Mapping[str, int]) -> F
     both = damage.iloc[-1]
     ax.axhspan(both.rms_low, both.rms_high, color=PUBLISHED, alpha=0.25, lw=0)
     ax.axhline(both.rms, color=PUBLISHED, lw=1)
-    ax.axvline(both.t, color=PUBLISHED, lw=1, ls=":")
+    ax.plot([both.t] * 2, [max(0.05, min(g)), both.rms], color=PUBLISHED, lw=1, ls=":")
     ax.annotate(
         f"damage: {both.rms:.2f}, met at t = {both.t:.0f}",
         (len(g) * 0.98, both.rms),
@@ -57,19 +59,28 @@ def gain(g: Sequence[float], damage: pd.DataFrame, used: Mapping[str, int]) -> F
 
 
 def differences(table: pd.DataFrame) -> Figure:
-    """LPIPS and PSNR of each case against bicubic, in pairs: rows of `differences`."""
-    measures = {"lpips": "LPIPS less bicubic's\n(left is better)"}
-    measures["psnr_y"] = "PSNR on Y less bicubic's, dB\n(right is better)"
+    """LPIPS and PSNR of each case against bicubic, in pairs, with the steps that it was trained
+    for: rows of `differences`. What lies beyond the limits of an axis (`REACH`) is written there.
+    """
+    measures = {"lpips": "LPIPS minus that of bicubic\n(left is better)"}
+    measures["psnr_y"] = "PSNR of luma minus that of bicubic, dB\n(right is better)"
     names = list(dict.fromkeys(table.case))
     fig, axes = figures.subplots(
-        1, 2, figsize=(7.6, 0.42 * len(names) + 1.2), sharey=True, squeeze=False
+        1, 2, figsize=(8.4, 0.42 * len(names) + 1.4), sharey=True, squeeze=False
     )
     marks = {"held-out scenes": ("o", -0.14), "held-out photographs": ("s", 0.14)}
     for ax, (measure, label) in zip(axes[0], measures.items(), strict=True):
         for data, (mark, shift) in marks.items():
             rows = table[(table.measure == measure) & (table.data == data)].set_index("case")
             for i, name in enumerate(names):
-                r = rows.loc[name]
+                r, limit = rows.loc[name], REACH[measure]
+                if abs(r.difference) > limit:
+                    where = dict(ha="right" if r.difference > 0 else "left", va="center")
+                    arrow = "{:+.2f} \u2192" if r.difference > 0 else "\u2190 {:+.2f}"
+                    at = (0.97 * limit * np.sign(r.difference), i + shift)
+                    said = arrow.format(r.difference)
+                    ax.text(*at, said, fontsize=6.5, color=colour(name), **where)
+                    continue
                 ends = [
                     [r.difference - r.difference_low],
                     [r.difference_high - r.difference],
@@ -85,15 +96,18 @@ def differences(table: pd.DataFrame) -> Figure:
                     mfc=colour(name) if mark == "o" else "white",
                 )
         ax.axvline(0, color="black", lw=0.8)
-        ax.set_xlabel(label)
-    axes[0, 0].set_yticks(range(len(names)), names, fontsize=8)
+        ax.set(xlabel=label, xlim=(-REACH[measure], REACH[measure]))
+        ax.xaxis.set_major_locator(ticker.MaxNLocator(5))
+    steps = table.drop_duplicates("case").set_index("case").steps
+    rows_ = [f"{k}\n({steps[k]:,} steps)" if steps[k] else f"{k}\n(no adapter)" for k in names]
+    axes[0, 0].set_yticks(range(len(names)), rows_, fontsize=7)
     axes[0, 0].invert_yaxis()
     for data, (mark, _) in marks.items():
         axes[0, 1].plot(
             [], [], mark, color="black", mfc="black" if mark == "o" else "white", label=data
         )
-    fig.legend(loc="lower center", ncols=2, fontsize=8, bbox_to_anchor=(0.6, -0.02))
-    fig.tight_layout(rect=(0, 0.05, 1, 1))
+    fig.legend(loc="upper center", ncols=2, fontsize=8)
+    fig.tight_layout(rect=(0, 0, 1, 0.95))
     return fig
 
 
