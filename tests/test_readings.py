@@ -118,7 +118,7 @@ def test_digits_have_no_exponent_where_numbers_are_large():
 
 # ------------------------------------------------------------------------------------------ ledger
 def records(worse: bool) -> dict[str, paper.Record]:
-    """The rows that the five sentences are made of, all good or all bad."""
+    """The rows that the sentences are made of, all good or all bad."""
 
     def made(good, bad, spread=0.01, **more):
         x = bad if worse else good
@@ -149,12 +149,15 @@ def records(worse: bool) -> dict[str, paper.Record]:
         "alignment-improves": made(0.7, 1.1, guards=alike, n=96),
         "images-resemble-teacher-lpips": made(0.6, 1.1, n=96),
         "images-resemble-teacher-clip": made(0.05, -0.1, n=96),
+        "sr-quality-kept": made(1.0, 1.3, guards=equal | {"teacher-restores": (0.8, 0.7, 0.9)}),
+        "sr-beats-input": made(0.8, 1.2, n=6),
+        "prior-helps-restoration": made(0.8, 1.2, seeds=3, guards=equal),
     }
 
 
-def test_the_five_sentences_follow_the_verdicts():
+def test_the_sentences_follow_the_verdicts():
     good, bad = (readings.sentences(paper.ledger(records(worse))) for worse in (False, True))
-    assert list(good) == list(bad) and len(good) == 5
+    assert list(good) == list(bad) and len(good) == 6
     assert all(good[k] != bad[k] for k in good)
     for step in good:
         assert "**holds** here" in good[step] and "**fails** here" in bad[step]

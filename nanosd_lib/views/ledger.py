@@ -76,12 +76,15 @@ def worst_first(ledger: pd.DataFrame) -> pd.DataFrame:
     return ledger.assign(_rank=rank, _step=step).sort_values(["_step", "_rank"], kind="stable")
 
 
-def shade(ledger: pd.DataFrame, by_step: bool = False) -> pd.io.formats.style.Styler:
+def shade(
+    ledger: pd.DataFrame, by_step: bool = False, ids: bool = False
+) -> pd.io.formats.style.Styler:
     """The ledger as a rendered table: numbers with their intervals, verdicts coloured."""
     rows = worst_first(ledger)
     shown = pd.DataFrame(
         {
             "step": rows.step,
+            "id": rows.id,
             "statement": rows.statement,
             "evidence": rows.evidence,
             "paper": [number(x) for x in rows.paper],
@@ -89,7 +92,7 @@ def shade(ledger: pd.DataFrame, by_step: bool = False) -> pd.io.formats.style.St
             "verdict": rows.verdict,
             "why": [_told(r) for _, r in rows.iterrows()],
         }
-    )[["step", *SHOWN] if by_step else SHOWN]
+    )[[*(["step"] if by_step else []), *(["id"] if ids else []), *SHOWN]]
     colour = lambda v: f"background-color: {SHADES.get(v, '#ffffff')}; color: #111111"  # noqa: E731
     style = shown.style.map(colour, subset=["verdict"]).hide(axis="index")
     if any("(flips)" in said for said in shown.why):
@@ -128,6 +131,7 @@ def verdict_bars(ledger: pd.DataFrame) -> Figure:
             left += counts[verdict].to_numpy()
         ax.invert_yaxis()
         ax.set(xlabel="rows of the ledger", title=f"by {column}")
+        ax.set_xlim(0, 1.04 * left.max())
     axes[1].legend(fontsize=8, loc="lower right")
     fig.tight_layout()
     return fig

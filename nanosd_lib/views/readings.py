@@ -220,6 +220,9 @@ def sentences(ledger: pd.DataFrame) -> dict[str, str]:
             "alignment-improves", "images-resemble-teacher-lpips", "images-resemble-teacher-clip"
         )
     )  # fmt: skip
+    kept, beats, helps = (
+        of(k) for k in ("sr-quality-kept", "sr-beats-input", "prior-helps-restoration")
+    )
     both = low.verdict == ranks.verdict == "holds"
     makes = "makes" if both else "does not make" if ranks.verdict == "fails" else "may make"
     tiny = {"holds": "lies behind", "fails": "does not lie behind"}
@@ -228,10 +231,11 @@ def sentences(ledger: pd.DataFrame) -> dict[str, str]:
         f" {_number(gives)} of what it is without the least important kept stage. Their share of"
         f" the bytes is {_number(moves)} times their share of the multiply-adds, their share of the"
         f" time {_number(time)} times ({time.backend or 'not timed'}).",
-        "Feature-wise distillation": f"That few steps suffice {_verb(low)}: {_number(low)} of 30"
-        f" surrogates are below the bound, surely to possibly ({low.protocol}); a low stage error"
-        f" {makes} an accurate network (rank correlation {_number(ranks, '{:.2f}')}); a quarter of"
-        f" the data costs {_number(few, '{:.2f}')} times the error of all of it.",
+        "Feature-wise distillation": f"That a short training suffices {_verb(low)}: {_number(low)}"
+        f" of 30 surrogates are below the bound, surely to possibly ({low.protocol}); a low stage"
+        f" error {makes} an accurate network (rank correlation {_number(ranks, '{:.2f}')}); that a"
+        f" quarter of the data costs little {VERBS[few.verdict]} ({_number(few, '{:.2f}')} times"
+        " the error of all of it).",
         "Search": f"That EHVI pays {_verb(speed)} for latency and {_verb(size)} for size: its gain"
         f" over the common start exceeds random search's by {_number(speed, '{:+.0%}')} and"
         f" {_number(size, '{:+.0%}')}; TinySD {tiny.get(behind.verdict, 'may lie behind')} the"
@@ -239,11 +243,17 @@ def sentences(ledger: pd.DataFrame) -> dict[str, str]:
         "Slim VAE": f"That the slim VAE loses little {_verb(vae)}: {_number(vae, '{:.1f}')} dB are"
         f" lost on scenes (below zero: gained); of the latents' worst channel {_number(latents)} is"
         f" explained; with the slim U-Net, a whole tile takes {_number(tile)} of the time that it"
-        f" takes with the teacher's VAE, at {_number(prior)} times the tAFID.",
+        f" takes with the teacher's VAE, at SD 1.5's width ({tile.backend or 'not timed'});"
+        f" tAFID is {_number(prior)} times.",
         "Alignment": f"That a short alignment improves the networks {_verb(aligned)}: tAFID falls"
-        f" to {_number(aligned)} of what it was. To the teacher's own pictures N2 is then, beside"
+        f" to {_number(aligned)} of what it was, on average over the printed ones. To the"
+        " teacher's own pictures N2 is then, beside"
         f" the teacher with other noise, {_nearer(lpips, 1)} by LPIPS ({_number(lpips)} times) and"
         f" {_nearer(clip, 0, -1)} by embedding cosine ({_number(clip, '{:+.3f}')}).",
+        "Super-resolution": f"That NanoSD inside keeps the quality {_verb(kept)}: on held-out"
+        f" photographs LPIPS is {_number(kept)} times that with the teacher's backbone. That it is"
+        f" better than bicubic enlargement there {_verb(beats)} ({_number(beats)} times), and that"
+        f" the prior helps {_verb(helps)}.",
     }
 
 
