@@ -16,6 +16,7 @@ TASK ?= sr
 OUT ?=
 COMMIT ?=
 WHEELS ?=
+FOLDER ?= notebooks
 PYTHON ?= $(shell for p in python3.11 python3 python3.12; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' 2>/dev/null \
 	&& echo $$p && break; done)
@@ -37,7 +38,7 @@ LOCK = $(BIN)/uv pip compile --quiet --universal --generate-hashes --python-vers
 
 help:  ## list the verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' Makefile
-	@echo "  variables: PROFILE=mini (smoke, mini, full, sd15)  SEED=0  NB=03  SET='fwkd.steps=10'"
+	@echo "  variables: PROFILE=mini (smoke, mini, full, sd15)  SEED=0  NB=03  SET='fwkd.steps=10'  RUN=results/mini  ONLY=  FRESH=1  COMMIT=1"
 
 # What would send an installer to another Python, or have it install something else than the lock,
 # stays outside; where packages come from (PIP_INDEX_URL, UV_INDEX) does not.
@@ -84,7 +85,7 @@ nightly: $(STAMP)  ## what takes longer: two whole smoke studies compared, byte 
 reproduce: $(STAMP)  ## execute every notebook: PROFILE=mini SEED=0
 	@$(CLI) reproduce $(CHOICE)
 
-quick: $(STAMP)  ## two minutes: prompts through the teacher and NanoSD 2, one photograph restored
+quick: $(STAMP)  ## two minutes once installed: prompts through the teacher and NanoSD 2, one photograph restored
 	@$(CLI) quick
 
 run: $(STAMP)  ## execute one notebook: NB=03 PROFILE=mini
@@ -105,8 +106,8 @@ doctor: $(STAMP)  ## what this machine has, and which profiles it can run
 dryrun: $(STAMP)  ## every stage once with random weights, and a plan: PROFILE=sd15
 	@HF_HUB_OFFLINE=1 $(CLI) dryrun --profile '$(PROFILE)'
 
-lab: $(STAMP)  ## open JupyterLab on the notebooks
-	@$(BIN)/python -m jupyterlab --notebook-dir=notebooks \
+lab: $(STAMP)  ## open JupyterLab on the notebooks: FOLDER=results/workshop/student
+	@$(BIN)/python -m jupyterlab --notebook-dir='$(FOLDER)' \
 		--MappingKernelManager.default_kernel_name=nanosd
 
 teacher: $(STAMP)  ## train sd-mini from nothing (hours; resumes where it stopped)

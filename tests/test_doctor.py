@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import psutil
 import pytest
@@ -83,3 +84,22 @@ def test_it_is_quick_and_leaves_nothing_behind(folder):
     doctor.examine()
     assert psutil.Process(os.getpid()).cpu_times().user - before < 5
     assert not (folder / "results").exists()
+
+
+def test_judges_that_nothing_downloads_are_named_with_what_fetches_them(tmp_path, monkeypatch):
+    from nanosd_lib.quality import extractors
+
+    assert Path(doctor.JUDGES["inception-2015"]) == extractors.INCEPTION
+    published = {name: file for name, (_, file) in extractors.PUBLISHED.items()}
+    assert published.items() <= doctor.JUDGES.items()
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setitem(doctor.JUDGES, "inception-2015", str(tmp_path / "inception.pt"))
+    missing = doctor.judges()
+    assert missing.state == "note" and "inception-2015, lpips-vgg, lpips-alex not" in missing.says
+    assert "build_feature_extractor" in missing.says
+    assert "its judges" in doctor.verdict("sd15", [missing])
+    assert "judges" not in doctor.verdict("mini", [missing])
+    (tmp_path / "hub/checkpoints").mkdir(parents=True)
+    for file in [*published.values(), "../../inception.pt"]:
+        (tmp_path / "hub/checkpoints" / file).touch()
+    assert doctor.judges().state == "ok"

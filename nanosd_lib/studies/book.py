@@ -166,7 +166,7 @@ def front(pages: dict[str, Any], claims: pd.DataFrame, said: str) -> str:
             "*NanoSD: Edge Efficient Foundation Model for Real-Time Image Restoration* (CVPR 2026)"
             " cuts Stable Diffusion 1.5 into a network for a phone. No official code is public."
             " These pages re-run the whole study on a real Stable Diffusion small enough for a"
-            " laptop, and give every number of the paper a verdict.",
+            " laptop, and give its checkable statements a verdict.",
             "",
             f"**{len(claims)} claims:** {verdicts}."
             f" {_file('All of them, with search', 'claims.html')}."

@@ -33,6 +33,18 @@ NEEDS = {
     "full": (4, 3, 0),
     "sd15": (32, 60, 40),
 }
+# published networks that judge, and where their packages keep them (a bare name: torch's hub)
+JUDGES = {
+    "inception-2015": "/tmp/inception-2015-12-05.pt",
+    "lpips-vgg": "vgg16-397923af.pth",
+    "lpips-alex": "alexnet-owt-7be5be79.pth",
+}
+_CLEAN_FID = "from cleanfid.features import build_feature_extractor as b; b('clean', 'cpu', False)"
+FETCH = {
+    "inception-2015": _CLEAN_FID,
+    "lpips-vgg": "import lpips; lpips.LPIPS(net='vgg')",
+    "lpips-alex": "import lpips; lpips.LPIPS(net='alex')",
+}
 
 
 @dataclass(frozen=True)
@@ -133,8 +145,22 @@ def weights() -> Finding:
     return Finding("weights", "note", says + " (only sd15 needs them)")
 
 
+def judges() -> Finding:
+    """The published networks that judge at SD 1.5's scale, which nothing here downloads."""
+    import torch
+
+    hub = Path(torch.hub.get_dir()) / "checkpoints"
+    places = {name: Path(file) if "/" in file else hub / file for name, file in JUDGES.items()}
+    missing = {name: place for name, place in places.items() if not place.exists()}
+    if not missing:
+        return Finding("judges", "ok", f"{', '.join(JUDGES)} are cached")
+    first, place = next(iter(missing.items()))
+    says = f"{', '.join(missing)} not cached (only sd15 needs them); {first} belongs at {place}:"
+    return Finding("judges", "note", f'{says} `.venv/bin/python -c "{FETCH[first]}"` fetches it')
+
+
 CHECKS: tuple[Callable[[], Finding], ...] = (
-    python, memory, disk, writing, gpu, kernel, teacher, weights,
+    python, memory, disk, writing, gpu, kernel, teacher, weights, judges,
 )  # fmt: skip
 
 
@@ -160,6 +186,8 @@ def verdict(name: str, findings: list[Finding]) -> str:
         reasons.append(f"{space} GB of disk")
     if profile.device == "cuda" and _gpu_gb() < vram:
         reasons.append(f"a GPU of {vram} GB")
+    if not profile.teacher.local and any(f.what == "judges" and f.state != "ok" for f in findings):
+        reasons.append("its judges")
     if not profile.teacher.local and registry.absent(registry.entry(profile.teacher.path)):
         if registry.constants.HF_HUB_OFFLINE:
             reasons.append("its weights (offline)")
