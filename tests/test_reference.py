@@ -96,3 +96,26 @@ def test_the_slim_vae_is_smaller_and_was_faster_in_both_halves():
         slim = table[table.model == "slim"]
         assert set(slim.part) == {"encoder", "decoder"}
         assert slim.fewer_macs.min() >= 5 and slim.faster.min() >= 3, slim.to_string()
+
+
+def test_the_cards_code_runs(monkeypatch):
+    """data/nanosd-mini/README.md: what it prints loads what lies there."""
+    monkeypatch.chdir(ROOT)
+    card = (ROOT / "data/nanosd-mini/README.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", card, re.S)
+    names: dict = {}
+    for block in blocks:
+        exec(block, names)
+    assert len(blocks) == 2 and names["net"].config.arch == "R RA RA | RARA RARA RR"
+    assert names["slim"].config and names["tiny"].config
+
+
+def test_the_readmes_ten_lines_run(monkeypatch, tmp_path):
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```python\n(.*?)```", text, re.S)
+    for path in ("data/sd-mini", "data/nanosd-mini"):
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).symlink_to(ROOT / path)
+    monkeypatch.chdir(tmp_path)
+    exec(block.replace('("a red cube on grass at noon")', '("a", num_inference_steps=1)'), {})
+    assert (tmp_path / "n2" / "config.json").exists()

@@ -64,7 +64,7 @@ def parts(run: Run) -> tuple[Backbone, Trained]:
     """
     b = restoring.released(run, "N2", slim=True)
     if b is None:
-        raise Absent(f"{NAME} waits: N2 or the slim VAE is not in the release")
+        raise Absent(f"{NAME} waits: N2 or the slim VAE is not in the release (`make release`)")
     return b, trained.found(run, Restoration(b).member(run))
 
 

@@ -227,7 +227,11 @@ def _release(run: Run, pipe, args: argparse.Namespace) -> int:
             DRAWN[args.only](run, pipe)
         return _ship(run)
     if args.only.startswith(photographed.HOME):
-        print(photographed.publish(run, pipe, os.environ[COMMIT] or None))
+        try:
+            print(photographed.publish(run, pipe, os.environ[COMMIT] or None))
+        except release.Absent as error:
+            print(error, file=sys.stderr)
+            return 1
         return 0
     table = plan(run, pipe, args.only)
     print(table.drop(columns="group").to_string(index=False))
