@@ -157,6 +157,7 @@ class Guard(Decided):
     name: Name
     measure: Words
     unmet: Literal["undecided", "fails"] = "undecided"
+    said: str = ""  # why the row says nothing then, where name, value and rule are not words enough
 
     @model_validator(mode="after")
     def _decides(self) -> Guard:

@@ -410,3 +410,15 @@ def test_published_rank_correlations():
     rank = paper.family()[["params_m", "htp_ms", "ane_ms"]].corr("spearman")
     assert round(rank.loc["params_m", "htp_ms"], 2) == 0.34
     assert round(rank.loc["htp_ms", "ane_ms"], 3) == 0.996
+
+
+def test_a_guard_says_in_its_own_words_why_a_row_says_nothing():
+    (claim,) = [c for c in paper.claims() if c.id == "sr-quality-kept"]
+    guards = {"trained-alike": (0, 0, 0), "teacher-restores": (0.8, 0.7, 0.9)}
+    how = {"value": 1.0, "low": 0.99, "high": 1.01, "n": 6, "protocol": "toy"}
+    record = paper.Record(**how, guards=guards, notebook=claim.notebook, facts={"scenes": 1.1})
+    verdict, why = paper.verdict(claim, record)
+    assert verdict == "undecided" and why.startswith("not comparable: one comes from the release")
+    met = {"trained-alike": (1, 1, 1), "teacher-restores": (1.0, 0.9, 1.2)}
+    verdict, why = paper.verdict(claim, record.model_copy(update={"guards": met}))
+    assert verdict == "undecided" and "teacher restores: 0.9 to 1.2 crosses the bound" in why

@@ -183,7 +183,9 @@ def test_an_undecided_sentence_says_why():
 def test_what_is_undecided_is_read_out():
     table = paper.ledger(records(False))
     few = readings.undecided(table)
-    assert few.startswith("1 rows are undecided: 1 rest on a guard that is not met.")
+    assert few.startswith(
+        "1 rows are undecided: 1 rest on a guard that is not met or not measured."
+    )
     wide = records(False)["alignment-improves"].model_copy(update={"low": 0.5, "high": 1.2})
     more = readings.undecided(paper.ledger(records(False) | {"alignment-improves": wide}))
     assert "2 rows are undecided" in more and "1 want more pictures, rounds or networks" in more

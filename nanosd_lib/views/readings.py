@@ -269,12 +269,20 @@ def undecided(ledger: pd.DataFrame) -> str:
         count = int(open_.why.str.startswith(begin).sum())
         words += [f"{count} want {cure}"] if count else []
     rest = len(open_) - sum(open_.why.str.startswith(k).sum() for k in kinds)
-    words += [f"{rest} rest on a guard that is not met"] if rest else []
-    waiting = int((ledger.verdict == "not run").sum())
+    words += [f"{rest} rest on a guard that is not met or not measured"] if rest else []
+    waiting = ledger[ledger.verdict == "not run"].why
+    scale = waiting.str.contains("profile sd15|SD 1.5|A100|NYUv2", regex=True)
+    long = waiting.str.contains("longer study") & ~scale
+    wait = {
+        "for SD 1.5's weights, data or size": int(scale.sum()),
+        "for a longer study": int(long.sum()),
+        "for a page that is not written yet": int((~scale & ~long).sum()),
+    }
+    waits = listed([f"{n} {what}" for what, n in wait.items() if n])
     trained = ledger[(ledger.evidence == "trained") & (ledger.verdict != "not run")]
     sure = int(trained.verdict.isin(["holds", "fails", "reproduced", "differs"]).sum())
     return (
         f"{len(open_)} rows are undecided: {listed(words)}. Of the {len(trained)} rows that rest"
-        f" on trained networks {sure} are decided. {waiting} rows wait for a table that this"
-        " collection does not make yet."
+        f" on trained networks {sure} are decided. {len(waiting)} rows wait"
+        f"{': ' + waits if waits else ''}."
     )
