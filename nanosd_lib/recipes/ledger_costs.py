@@ -24,6 +24,7 @@ from nanosd_lib.runs.notebook import Artifact, Run
 INT8 = "ort-int8"  # the paper's number format: what decides where backends differ
 PRINTED = "published table"
 MEMBERS = [f"NanoSD{k}" for k in range(1, 8)]
+IDLE = 1e-3  # of the predicted noise, relative square: a stage that moves it by less is dead
 PUT_BACK = "N1 + E4, M, D4"
 CALLED = (
     {k: k for k in ("six originals", PUT_BACK)}
@@ -144,9 +145,10 @@ def without_deep(run: Run, removed: Artifact, against: Artifact) -> pd.Series:
     found = uncertainty.frechet_ratio([f["E4+M+D4"]], [f[least]], teacher)
     deep = whole.loc["E4+M+D4"]
     guard = {"effect": (deep.eps_error, deep.eps_error_low, deep.eps_error_high)}
+    idle = int((whole.eps_error[["E4", "M", "D4"]] < IDLE).sum())
     run.record(
         "dropped-stages-give-little", found, against["floor"]["protocol"],
-        n=len(teacher), guards=guard, least=least,
+        n=len(teacher), guards=guard, least=least, idle=float(idle),
     )  # fmt: skip
     row = whole.loc[least].copy()
     row["removed"], row["ratio"] = least, found.value

@@ -230,7 +230,8 @@ def sentences(ledger: pd.DataFrame) -> dict[str, str]:
         "Surgery": f"That E4, M and D4 give little {_verb(gives)}: without them tAFID is"
         f" {_number(gives)} of what it is without the least important kept stage. Their share of"
         f" the bytes is {_number(moves)} times their share of the multiply-adds, their share of the"
-        f" time {_number(time)} times ({time.backend or 'not timed'}).",
+        f" time {_number(time)} times ({time.backend or 'not timed'})."
+        + (f" {gives.why}" if gives.verdict == "holds" and gives.why else ""),
         "Feature-wise distillation": f"That a short training suffices {_verb(low)}: {_number(low)}"
         f" of 30 surrogates are below the bound, surely to possibly ({low.protocol}); a low stage"
         f" error {makes} an accurate network (rank correlation {_number(ranks, '{:.2f}')}); that a"
