@@ -102,7 +102,8 @@ def made_at(entries: dict[str, Any]) -> str:
         commits.setdefault(stale.commit_of(entry), []).append(name[:2])
     if len(commits) == 1:
         return f"commit {next(iter(commits))}"
-    return "; ".join(f"pages {', '.join(which)} at commit {c}" for c, which in commits.items())
+    said = lambda which: f"page{'s' if len(which) > 1 else ''} {', '.join(which)}"  # noqa: E731
+    return "; ".join(f"{said(which)} at commit {c}" for c, which in commits.items())
 
 
 def card() -> str:
@@ -121,7 +122,7 @@ def card() -> str:
             f"Profile `{run['profile']}`, seed {run['seed']}. The code may be ahead of it:"
             " `make stale` lists the pages it has outgrown, and why.",
             "",
-            "| page | made at | machine | minutes, computed | minutes, of the last run |",
+            "| page | made at | machine | minutes, from an empty store | minutes, with all of it cached |",
             "|---|---|---|---|---|",
             *rows,
             "",
