@@ -176,7 +176,7 @@ def test_one_page_is_taken_over_with_what_it_wrote(run, copied):
     assert not (copied / "tables" / "dropped.csv").exists()
     commits = {name: e["commit"][:1] for name, e in read(copied)["notebooks"].items()}
     assert commits.pop("03_fwkd") == "1" and set(commits.values()) == {"0"}
-    assert "pages 03 at commit 111" in reference.made_at(read(copied)["notebooks"])
+    assert "page 03 at commit 111" in reference.made_at(read(copied)["notebooks"])
     assert "| 03_fwkd | 111111111111 | a CPU | 1.0 | 0.0 |" in reference.card()
 
 

@@ -122,7 +122,7 @@ def card() -> str:
             f"Profile `{run['profile']}`, seed {run['seed']}. The code may be ahead of it:"
             " `make stale` lists the pages it has outgrown, and why.",
             "",
-            "| page | made at | machine | minutes, from an empty store | minutes, with all of it cached |",
+            "| page | made at | machine | minutes from an empty store | minutes when cached |",
             "|---|---|---|---|---|",
             *rows,
             "",
