@@ -234,8 +234,7 @@ def _guarded(guard: Guard, record: Record) -> tuple[rules.Answer, str]:
     ends = (value if low is None else low), (value if high is None else high)
     found, name = rules.answer(guard.rule, *ends, math.nan), guard.name.replace("-", " ")
     across = f"{name}: {ends[0]:.3g} to {ends[1]:.3g} crosses the bound ({guard.rule})"
-    plain = guard.said or f"{name} {value:.3g}, not {guard.rule}"
-    return found, across if found == "across" else plain
+    return found, across if found == "across" else guard.told(value)
 
 
 def check(claim: Claim, record: Record) -> None:

@@ -159,6 +159,10 @@ class Guard(Decided):
     unmet: Literal["undecided", "fails"] = "undecided"
     said: str = ""  # why the row says nothing then, where name, value and rule are not words enough
 
+    def told(self, value: float) -> str:
+        """Why it is not met."""
+        return self.said or f"{self.name.replace('-', ' ')} {value:.3g}, not {self.rule}"
+
     @model_validator(mode="after")
     def _decides(self) -> Guard:
         self._tried(math.nan)
