@@ -211,7 +211,7 @@ CASES = {
         lambda: readings.on_new_prompts({"a": (1.5, 1.4, 1.6)}, 96),
         [
             "not told apart from TinySD: b at 1.10 (0.90 to 1.30)",
-            "surely further from it: a at 1.50 (1.40",
+            "surely further from the teacher than TinySD: a at 1.50 (1.40",
         ],
     ),
     "latents": (

@@ -14,7 +14,6 @@ from nanosd_lib.recipes import restoring, trained
 from nanosd_lib.recipes.restoring import Backbone, Restoration
 from nanosd_lib.recipes.trained import Trained
 from nanosd_lib.restoration import whole
-from nanosd_lib.restoration.one_step import OneStep
 from nanosd_lib.runs import provenance, release
 from nanosd_lib.runs.cache import Later
 from nanosd_lib.runs.notebook import Artifact, Run
@@ -54,10 +53,6 @@ def _asked(run: Run) -> dict:
     return how | {"seed": run.seed, "judge": r.judge, "batch": r.batch}
 
 
-def _system(pipe, b: Backbone, t: Trained) -> OneStep:
-    return restoring.restorer(pipe, b, t)
-
-
 def parts(run: Run) -> tuple[Backbone, Trained]:
     """NanoSD 2 with the slim VAE and OSEDiff's adapters for it, as the release has them; Absent
     where it lacks one.
@@ -71,7 +66,7 @@ def parts(run: Run) -> tuple[Backbone, Trained]:
 def _whole(run: Run, pipe) -> list[Artifact]:
     b, t = parts(run)
     label = f"OSEDiff on N2, slim VAE, t = {t.settings.budget['t']}"
-    systems = {label: Later(functools.partial(_system, pipe, b, t))}
+    systems = {label: Later(functools.partial(restoring.restorer, pipe, b, t))}
     made_of = [*b.of.values(), t.key]
     return [restored(run, pipe, systems, made_of, None, share) for share in SHARES]
 

@@ -229,7 +229,7 @@ def on_new_prompts(ratios: Mapping[str, tuple[float, float, float]], n: int) -> 
         where[side(*found[1:])].append(f"{name} at {between(*found, RATIO)}")
     said = {
         "below": "surely nearer to the teacher than TinySD",
-        "above": "surely further from it",
+        "above": "surely further from the teacher than TinySD",
         "undecided": "not told apart from TinySD",
     }
     parts = [f"{said[k]}: {listed(names)}" for k, names in where.items() if names]
