@@ -4,6 +4,7 @@ under a teacher's own encoders, and noisy batches of them.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import cast
@@ -116,11 +117,12 @@ def _latents(
 
 class Rows:
     """Rows of a tensor that are made when they are asked for: what a few steps of a training look
-    at, without the rest. `shape` is that of all of it, `make` takes indices (M,).
+    at, without the rest. `shape` is that of all of it, `make` takes indices (M,); what was asked
+    for last is kept.
     """
 
     def __init__(self, n: int, make: Callable[[Tensor], Tensor]) -> None:
-        self._make = make
+        self._make = functools.lru_cache(maxsize=16)(lambda i: make(torch.tensor(i)))
         one = make(torch.zeros(1, dtype=torch.int64))
         self.shape, self.dtype, self.device = (n, *one.shape[1:]), one.dtype, one.device
 
@@ -128,7 +130,7 @@ class Rows:
         return self.shape[0]
 
     def __getitem__(self, i: Tensor) -> Tensor:
-        return self._make(i)
+        return self._make(tuple(i.tolist())).clone()
 
 
 def pictures_on_demand(
@@ -242,7 +244,7 @@ def heldout_pictures(
     the size the teacher works at.
     """
     where, side = SEEDS["heldout"] + 1000 * seed, pipeline.side(pipe)
-    kinds = {"held-out scenes": raycast.render(miniworld.sample(n, where))[0]}
+    kinds = {"held-out scenes": _scenes(n, where).clone()}
     if mine is None:
         kinds["held-out photographs"] = photographs.crops("heldout", n, where)[0]
     else:
@@ -250,6 +252,12 @@ def heldout_pictures(
         mixed = torch.randperm(n, generator=torch.Generator().manual_seed(where))
         kinds["held-out photographs"] = x[mixed]  # the first eight are shown: not all of one
     return {k: pipeline.sized(x, side) for k, x in kinds.items()}
+
+
+@functools.lru_cache(maxsize=2)
+def _scenes(n: int, seed: int) -> Tensor:
+    """Rendered scenes: a notebook looks at the same ones many times."""
+    return raycast.render(miniworld.sample(n, seed))[0]
 
 
 def heldout_photographs(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import pandas as pd
 import torch
 from diffusers import StableDiffusionPipeline
@@ -46,6 +48,18 @@ def _by(each: list[int], scores: Tensor) -> Tensor:
     return torch.stack([part.double().mean() for part in scores.split(each)])
 
 
+def encoded(
+    pipe: StableDiffusionPipeline, n: int, seed: int, mine: folder.Photographs | None = None
+) -> dict[str, dict[str, Tensor]]:
+    """The teacher's scaled means and standard deviations of the pictures that `compare` sees, by
+    their kind.
+    """
+    sets = splits.heldout_sets(pipe, n, seed, mine)
+    each = {kind: latents(pipe.vae, torch.cat(some)) for kind, some in sets.items()}
+    std = {kind: s for kind, (_, s) in each.items() if s is not None}
+    return {"mean": {kind: m for kind, (m, _) in each.items()}, "std": std}
+
+
 def compare(
     pipe: StableDiffusionPipeline,
     student: Autoencoder | None,
@@ -53,9 +67,12 @@ def compare(
     judge: str,
     seed: int,
     mine: folder.Photographs | None = None,
+    parts: Sequence[str] = PARTS,
+    taught: Mapping[str, Mapping[str, Tensor]] | None = None,
 ) -> dict:
     """Held-out pictures through a student, through its encoder and the teacher's decoder, and the
-    other way round; through the teacher's own where student is None.
+    other way round (those of `PARTS` that are asked for); through the teacher's own where student
+    is None. taught: what `encoded` returns, where it is at hand.
 
     table: part, pictures, n, psnr with its interval, ssim, lpips, latent_corr (mean over channels;
     NaN where the encoder is the teacher's). About n pictures of each kind are seen; the table's n
@@ -65,15 +82,17 @@ def compare(
     posterior deviation (sigma); examples: eight of each kind, of as many photographs as there are.
     """
     teacher, rows, channels, examples = pipe.vae, [], [], {}
+    taught = taught or encoded(pipe, n, seed, mine)
     net = teacher if student is None else student
     for kind, sets in splits.heldout_sets(pipe, n, seed, mine).items():
         x, each = torch.cat(sets), [len(p) for p in sets]
         few = max(1, 8 // len(each))  # shown of each set
         shown = torch.cat([i[:few] for i in torch.arange(len(x)).split(each)])[:8]
-        (m, s), (mt, st) = latents(net, x), latents(teacher, x)
+        mt, st = taught["mean"][kind], taught["std"].get(kind)
+        m, s = (mt, st) if student is None else latents(net, x)
         corr = correlations(m, mt)
         mixes = {"both": (m, net), "encoder": (m, teacher), "decoder": (mt, net)}
-        for part in PARTS if student is not None else PARTS[:1]:
+        for part in parts if student is not None else PARTS[:1]:
             y = pictures(mixes[part][1], mixes[part][0])
             psnr, ssim, lpips = (
                 _by(each, v)

@@ -147,14 +147,18 @@ def student(
     return trained.load(run, pipe, one, [m])[m.name]
 
 
-def compared(run: Run, pipe: StableDiffusionPipeline, t: Trained | None = None) -> Artifact:
+def compared(
+    run: Run, pipe: StableDiffusionPipeline, t: Trained | None = None, swaps: bool = True
+) -> Artifact:
     """Held-out pictures through a trained student and its swaps, or through the teacher."""
     v = run.profile.vae
     net = None if t is None else network(pipe, t)
     keys, mine = shared.photographs(run, pipe)
-    keys += [] if t is None else [t.key]
-    how = {"n": v.heldout, "judge": v.judge, "seed": run.seed}
-    seen = {"pipe": pipe, "student": net, "mine": mine}
+    what, seen = {"n": v.heldout, "seed": run.seed}, {"pipe": pipe, "mine": mine}
+    taught = run.cached("vae-heldout", autoencoders.encoded, what, keys, quiet=True, **seen)
+    keys += [taught] if t is None else [taught, t.key]
+    how = what | {"judge": v.judge} | ({} if swaps else {"parts": ["both"]})
+    seen |= {"student": net, "taught": taught}
     return run.cached("vae-compare", autoencoders.compare, how, keys, quiet=True, **seen)
 
 
