@@ -23,9 +23,27 @@ def every(pipe):
     how = pipeline.Sampling(steps=1, guidance=1.0, batch=4)
     reference = tafid.reference(pipe, 4, how)
     latents = splits.Latents(**splits.latents(pipe, "heldout", 4, 0, 0)["latents"])
-    against, ways = reference["features"]["teacher"], ("removed", "one R")
-    tables = [sensitivity.sensitivity(pipe, latents, way, 4, against, how)["table"] for way in ways]
+    against, tables = reference["features"]["teacher"], []
+    for way in ("removed", "one R"):
+        missed = sensitivity.errors(pipe, latents, way, 4, how)["features"]
+        found = sensitivity.sensitivity(pipe, missed, way, against, how)
+        tables.append(found["table"])
     return pd.concat(tables).set_index(["removed", "how"])
+
+
+def test_known_errors_are_looked_at_again(pipe, monkeypatch):
+    """Of two batches the first is predicted again; a number that is another is refused."""
+    monkeypatch.setattr(sensitivity, "BANDS", {"late": sensitivity.BANDS["late"]})
+    how = pipeline.Sampling(steps=1, guidance=1.0, batch=4)
+    latents = splits.Latents(**splits.latents(pipe, "heldout", 4, 0, 0)["latents"])
+    whole = sensitivity.errors(pipe, latents, "one R", 64, how)["features"]
+    again = sensitivity.errors(pipe, latents, "one R", 64, how, known=whole)["features"]
+    assert all(torch.equal(x, again[k]) for k, x in whole.items()) and len(whole) == 9
+    said = sensitivity.label("E1", "late", len(latents))
+    assert whole[said].shape == (64, 1) and whole[said].min() > 0
+    other = whole | {said: whole[said] * 1.1}
+    with pytest.raises(ValueError, match="E1, late"):
+        sensitivity.errors(pipe, latents, "one R", 64, how, known=other)
 
 
 @pytest.fixture(scope="module")

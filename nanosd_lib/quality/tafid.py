@@ -101,12 +101,13 @@ def score_arch(
     teacher_features: Tensor,
     how: Sampling,
     known: Mapping[str, Tensor] | None = None,
+    keep: int = 16,
 ) -> dict:
     """`score` of the network assembled from trained surrogates, without any training (paper, search
     step).
     """
     net = surgery.assemble(Arch.parse(arch), pipe.unet, surrogates)
-    return score_net(arch, pipe, net, teacher_features, how, known)
+    return score_net(arch, pipe, net, teacher_features, how, known, keep)
 
 
 def score_net(
@@ -116,7 +117,8 @@ def score_net(
     teacher_features: Tensor,
     how: Sampling,
     known: Mapping[str, Tensor] | None = None,
+    keep: int = 16,
 ) -> dict:
     """`score` of that network as a computation's values; `known`: features by arch."""
-    scores, kept = score(net, pipe, teacher_features, how, known=(known or {}).get(arch))
+    scores, kept = score(net, pipe, teacher_features, how, keep, (known or {}).get(arch))
     return {"scores": scores | {"arch": arch}, **kept}

@@ -34,6 +34,10 @@ def _drawn(run: Run, pipe, name: str) -> dict:
         asked = release.read(name).recipe.asked
         if kind in PRIOR:
             return {"name": name, **_prior(run, pipe, kind, asked["images"])}
+        if kind.startswith("errors-"):
+            found = standin.missed(run, pipe, kind.removeprefix("errors-").replace("-", " "))
+            said = f"the first batch of {len(found['features'])} errors again"
+            return {"name": name, "state": "confirmed", "said": said}
         against = shared.reference(run, pipe, asked["images"], draw)
         n = len(against["features"])
         if kind in ("removed", "one-R"):

@@ -44,6 +44,8 @@ SETS = {  # the cached computations that draw and keep features
     "reference": Set("teacher", 1),
     "check-frechet": Set("untrained", 2),
     "prompts": Set("prompts", 1),
+    "errors-removed": Set("errors-removed", 2),
+    "errors-one-R": Set("errors-one-R", 2),
     "sensitivity-removed": Set("removed", 3),
     "sensitivity-one-R": Set("one-R", 3),
     "score": Set("assembled", 2),

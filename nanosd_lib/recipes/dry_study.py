@@ -97,9 +97,9 @@ class DryStudy:
         return splits.Latents(**self.made[split]["latents"])
 
     def sensitivity(self) -> dict:
-        found = sensitivity.sensitivity(
-            self.pipe, self.of("heldout"), "removed", 1, self.features, how=self.how
-        )
+        latents, way = self.of("heldout"), "removed"
+        missed = sensitivity.errors(self.pipe, latents, way, 1, how=self.how)["features"]
+        found = sensitivity.sensitivity(self.pipe, missed, way, self.features, how=self.how)
         return {"table": found["table"]}
 
     def prompts(self, n: int) -> dict:

@@ -43,6 +43,7 @@ from nanosd_lib.studies import jobs
 COMMIT = "NANOSD_COMMIT"  # of the copy that a job runs
 MANY = f"{drawn.HOME}/many"  # `family.many` pictures of each aligned network: drawn by no page
 PRIOR = f"{drawn.HOME}/prior"  # drawn by pages 00 and 06, and without them
+ERRORS = f"{drawn.HOME}/errors"  # without each stage, by pages 00 and 02
 
 
 @dataclass(frozen=True)
@@ -270,7 +271,13 @@ def _draw_prior(run: Run, pipe) -> None:
     members.prior_of(run, pipe, members.released(run, "N2"), "N2")
 
 
-DRAWN = {MANY: _draw_many, PRIOR: _draw_prior}
+def _draw_errors(run: Run, pipe) -> None:
+    """What the teacher predicts otherwise without each stage."""
+    for way in ("removed", "one R"):
+        standin.missed(run, pipe, way)
+
+
+DRAWN = {MANY: _draw_many, PRIOR: _draw_prior, ERRORS: _draw_errors}
 
 
 def _ship(run: Run) -> int:

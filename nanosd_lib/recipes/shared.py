@@ -143,16 +143,18 @@ def judge(
     against: Artifact,
     taught: Sequence[str],
     draw: int = 0,
+    keep: int | None = None,
 ) -> Repeated:
     """judge(arch="R RA RA | RARA RARA RR"): tAFID and images of the network assembled from those
-    surrogates (whose keys are `taught`), without training.
+    surrogates (whose keys are `taught`), without training. keep: so many of its pictures, which is
+    how many are drawn again where the features of all are shipped.
     """
     how, n = sampling(run, draw), images(against)
     seen = drawn.known(run, "score", how["how"], n, taught)
     return run.repeated(
         "score",
         tafid.score_arch,
-        how,
+        how | ({} if keep is None else {"keep": keep}),
         [run.teacher_key, against, *taught],
         lambda arch: seen.keys(arch),
         known=seen.features,

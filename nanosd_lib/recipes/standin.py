@@ -12,6 +12,7 @@ from nanosd_lib.data import splits
 from nanosd_lib.paths import ROOT
 from nanosd_lib.quality import checks, following, sensitivity
 from nanosd_lib.recipes import drawn, shared
+from nanosd_lib.runs.cache import Later
 from nanosd_lib.runs.notebook import Artifact, Run
 
 RENDERS = 256  # that the classifier itself is judged on, of each number of objects
@@ -71,23 +72,40 @@ def distances(run: Run, pipe: StableDiffusionPipeline, against: Artifact) -> Art
     )
 
 
+def missed(run: Run, pipe: StableDiffusionPipeline, how: str) -> Artifact:
+    """What `without` predicts otherwise than the teacher (`sensitivity.errors`)."""
+    heldout, sampling = shared.latents(run, pipe, "heldout"), shared.sampling(run)
+    name, pairs = f"errors-{how.replace(' ', '-')}", run.profile.sensitivity.pairs
+    seen = drawn.known(run, name, sampling["how"], pairs)
+    return run.cached(
+        name,
+        sensitivity.errors,
+        {"way": how, "pairs": pairs, **sampling},
+        [run.teacher_key, heldout, *seen.keys(*seen.features)],
+        known=seen.features,
+        quiet=True,
+        pipe=pipe,
+        latents=Later(lambda: splits.of(heldout)),
+    )
+
+
 def without(run: Run, pipe: StableDiffusionPipeline, how: str) -> Artifact:
     """Every stage in turn "removed", or shortened to "one R": notebook 00 asks for the former,
     notebook 02 for both.
     """
-    heldout = shared.latents(run, pipe, "heldout")
-    s, sampling = run.profile.sensitivity, shared.sampling(run)
-    against, name = shared.reference(run, pipe, s.images), f"sensitivity-{how.replace(' ', '-')}"
-    seen = drawn.known(run, name, sampling["how"], s.images)
+    apart, sampling = missed(run, pipe, how), shared.sampling(run)
+    against = shared.reference(run, pipe, run.profile.sensitivity.images)
+    name = f"sensitivity-{how.replace(' ', '-')}"
+    seen = drawn.known(run, name, sampling["how"], shared.images(against))
     return run.cached(
         name,
         sensitivity.sensitivity,
-        {"way": how, "pairs": s.pairs, **sampling},
-        [run.teacher_key, heldout, against, *seen.keys(*seen.features)],
+        {"way": how, **sampling},
+        [run.teacher_key, apart, against, *seen.keys(*seen.features)],
         known=seen.features,
         quiet=True,
         pipe=pipe,
-        latents=splits.of(heldout),
+        missed=apart["features"],
         teacher_features=against["features"]["teacher"],
     )
 
