@@ -49,7 +49,7 @@ CAPTIONED = (
 SHOWN = 3  # names of each kind that a report lists
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Photographs:
     """A scanned folder: for each split the (file, caption) of every picture that can be used."""
 

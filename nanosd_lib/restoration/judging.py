@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import pandas as pd
@@ -32,6 +33,26 @@ def scores(clean: Tensor, restored: Tensor, judge: str, device: torch.device) ->
     y, z = luma(clean), luma(restored)
     lpips = extractors.perceptual(clean, restored, judge, device)
     return {"psnr_y": metrics.psnr(y, z), "ssim_y": metrics.ssim(y, z), "lpips": lpips}
+
+
+@functools.lru_cache(maxsize=3)  # a page judges many restorations in two families
+def heldout(
+    pipe: StableDiffusionPipeline,
+    n: int,
+    family: str | None,
+    seed: int,
+    mine: folder.Photographs | None = None,
+) -> dict[str, tuple[Tensor, Tensor, list[int]]]:
+    """`splits.heldout_sets` (N, 3, H, W) by kind, clean and damaged (where a family is named), and
+    how many pictures each set has. To be looked at, not to be written to.
+    """
+    found = {}
+    for kind, parts in splits.heldout_sets(pipe, n, seed, mine).items():
+        clean = damaged = torch.cat(parts)
+        if family is not None:
+            damaged = degradations.pairs(clean, family, splits.SEEDS["heldout"] + seed)
+        found[kind] = (clean, damaged, [len(p) for p in parts])
+    return found
 
 
 def judged(
@@ -75,11 +96,7 @@ def _judged(
     sets: dict[str, Tensor] = {}
     shown: dict[str, Tensor] = {}
     look = extractors.extractor(features, pipe.device)
-    for kind, parts in splits.heldout_sets(pipe, n, seed, mine).items():
-        clean, each = torch.cat(parts), [len(p) for p in parts]
-        damaged = clean
-        if family is not None:
-            damaged = degradations.pairs(clean, family, splits.SEEDS["heldout"] + seed)
+    for kind, (clean, damaged, each) in heldout(pipe, n, family, seed, mine).items():
         first = [int(i) for i in torch.tensor([0, *each[:-1]]).cumsum(0)[:8]]
         shown |= {
             f"{kind}, clean": clean[first].clone(),
@@ -88,7 +105,7 @@ def _judged(
         was = extractors.features(look, clean)
         for fix, x in make(clean, damaged).items():
             made = x.clamp(-1, 1)
-            row: dict = {"data": kind, "fix": fix, "n": len(parts)}
+            row: dict = {"data": kind, "fix": fix, "n": len(each)}
             for name, found in scores(clean, made, judge, pipe.device).items():
                 by = torch.stack([part.double().mean() for part in found.split(each)])
                 row |= uncertainty.mean(by).named(name)
@@ -129,13 +146,12 @@ def estimated(
     """
     rows = []
     where = splits.SEEDS["heldout"] + seed
-    for kind, sets in splits.heldout_sets(pipe, n, seed).items():
-        x, sizes = torch.cat(sets), [len(s) for s in sets]
-        seen = system.estimator(degradations.pairs(x, family, where).to(pipe.device)).cpu()
+    for kind, (x, damaged, sizes) in heldout(pipe, n, family, seed, None).items():
+        seen = system.estimator(damaged.to(pipe.device)).cpu()
         true = degradations.scores(x, family, where, range(len(x)))
         for i, score in enumerate(("blur", "noise")):
             a, b = seen[:, i], true[:, i]
-            row = {"data": kind, "score": score, "n": len(sets)}
+            row = {"data": kind, "score": score, "n": len(sizes)}
             off = torch.stack([part.mean() for part in (a - b).abs().split(sizes)])
             row |= uncertainty.mean(off).named("error")
             row["spread"] = float((b - b.median()).abs().mean())
