@@ -131,6 +131,7 @@ def test_a_whole_photograph_is_measured():
     assert table.megapixels["mine"] == pytest.approx(0.05, rel=0.1)
     assert table.lpips["mine"] == pytest.approx(table.lpips["bicubic"], rel=0.25)
     assert table.psnr_y["mine"] == pytest.approx(table.psnr_y["bicubic"], abs=1.5)
+    assert table.seam["mine"] / table.seam["bicubic"] == pytest.approx(1, abs=0.15)  # the control
     assert table.seam["mine"] < 1.5 and table.seconds["mine"] > 0 and table.peak_mb["mine"] >= 0
     assert table.tiles["mine"] > 10 and set(made["pictures"]) == {"clean", "bicubic", "mine"}
 

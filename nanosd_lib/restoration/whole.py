@@ -94,8 +94,9 @@ def report(
 
     table: picture, megapixels (of the output), tiles, method, seconds, peak_mb (how far the process
     grew while it streamed, the network's work included, the finished picture not), seam
-    (`seams.seam`: 1 where none shows), psnr_y, lpips (the mean over crops of 64 pixels); its first
-    row is bicubic interpolation.
+    (`seams.seam`), psnr_y, lpips (the mean over crops of 64 pixels). Its first row is bicubic
+    interpolation, without tiles; its seam, looked for where the first system's tiles end, is what
+    the enlargement's and the JPEG's own grids leave there.
     pictures: the part with most detail of each, 256 pixels wide, and of the clean one.
     """
     truth = photograph_of(name, megapixels)
@@ -107,6 +108,7 @@ def report(
     plain = _bytes(photograph.enlarged(small, 0, truth.shape[0]))
     rows = [first | {"tiles": 1, "method": "bicubic", "seconds": time.perf_counter() - began}]
     rows[0] |= {"peak_mb": float("nan"), "seam": float("nan"), **_near(plain, truth, judge)}
+    off = lambda x, g: seams.seam(x / 127.5 - 1, truth / 127.5 - 1, g)  # noqa: E731
     part = functools.partial(_part, corner=_sharpest(truth))
     shown = {"clean": part(truth), "bicubic": part(plain)}
     for method, system in systems.items():
@@ -118,7 +120,9 @@ def report(
             photograph.stream(small, system, keep, batch)
         row = first | {"tiles": g.count, "method": method}
         row |= {"seconds": time.perf_counter() - began, "peak_mb": peak[0]}
-        row["seam"] = seams.seam(made / 127.5 - 1, truth / 127.5 - 1, g)
+        row["seam"] = off(made, g)
+        if method == next(iter(systems)):
+            rows[0]["seam"] = off(plain, g)
         rows.append(row | _near(made, truth, judge))
         shown[method] = part(made)
     return {"table": pd.DataFrame(rows), "pictures": shown}
