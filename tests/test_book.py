@@ -207,12 +207,13 @@ def test_a_page_is_prepared():
     bar = nbformat.v4.new_output("stream", name="stderr", text="50%|##")
     widget = shown(**{"application_vnd.jupyter.widget-view+json": {}, "text_plain": "x"})
     figure, read = shown(image_png="aGk="), shown(text_markdown="**Reading.** It *rises*.")
+    under = shown(text_markdown="*Figure.* A line.")
     nb = notebook(
         code("profile = 'mini'", tags=["parameters"]),
         code("profile = 'smoke'", tags=["injected-parameters"]),
         code("run = notebook.open_run('x')", stream, bar),
         nbformat.v4.new_markdown_cell("## A part"),
-        code("plot()", widget, figure),
+        code("plot()", widget, figure, under),
         code("pages.reading('x')", read),
     )
     page = book.prepared(nb, "01_x")
@@ -221,7 +222,7 @@ def test_a_page_is_prepared():
     assert tags == [folded | {"injected-parameters"}, shut, folded, folded]
     assert [o.text for o in page.cells[2].outputs] == ["kept"]
     plot = page.cells[4]
-    assert plot.metadata.mystnb.image.alt == "Figure: A part. It rises."
+    assert plot.metadata.mystnb.image.alt == "Figure: A part. A line. It rises."
     assert not any(k.startswith("application/") for o in plot.outputs for k in o.data)
     assert "downloads/01_x.ipynb" in page.cells[0].source
     assert nb.cells[3].outputs  # the run's own page stays as it is

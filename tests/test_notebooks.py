@@ -13,6 +13,7 @@ from nbconvert.exporters import ScriptExporter
 
 from nanosd_lib import paper
 from nanosd_lib.paths import ROOT
+from nanosd_lib.runs import captions
 
 PATHS = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
 TABLES = ROOT / "results" / "reference" / "tables"
@@ -84,3 +85,21 @@ def test_a_page_teaches(path):
     assert any("$$" in x for x in text)
     assert code.count("pages.reading(") >= min(5, code.count("run.figure(")) - 1
     assert not re.search(r"^\*\*Reading\.\*\*", "\n".join(text), re.M)  # nobody types one
+
+
+def test_every_figure_has_a_caption():
+    """And every caption its figure; no caption says what came out."""
+    asked = set()
+    for path in PATHS:
+        code = "\n".join(cells(path, "code"))
+        asked |= set(re.findall(r'run\.figure\(\s*f?"([^"]+)"', code))
+    known = captions.captions()
+    used = {k for a in asked for k in known if re.fullmatch(re.sub(r"\{.*\}", r"\\w+", a), k)}
+    assert used == set(known), "a caption without a figure"
+    for name in asked:
+        assert any(re.fullmatch(re.sub(r"\{.*\}", r"\\w+", name), k) for k in known), name
+    for name, text in known.items():
+        assert text.endswith(".") and "\n" not in text, name
+        assert not re.findall(
+            r"\d", re.sub(r"SD 1\.5|95 %|Diffusion 1\.5|[ED]\d|NanoSD \d", "", text)
+        )

@@ -8,6 +8,7 @@ import shutil
 import pandas as pd
 
 from nanosd_lib.paths import ROOT
+from nanosd_lib.runs import captions
 from nanosd_lib.studies import overview
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
@@ -37,6 +38,7 @@ def test_a_run_leaves_a_page_that_links_all_it_made(tmp_path):
     for folder, ending in (("notebooks", "ipynb"), ("figures", "png"), ("tables", "csv")):
         for path in (tmp_path / folder).glob(f"*.{ending}"):
             assert f'"{folder}/{path.name}"' in page
+    assert captions.captions()["05_pareto"] in page
     for sentence in overview.sentences(tmp_path):
         assert "**" not in sentence
     assert len(overview.sentences(tmp_path)) == len(pd.read_csv(tmp_path / "tables/sentences.csv"))

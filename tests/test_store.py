@@ -461,6 +461,14 @@ def test_tables_figures_and_records(run, teacher):
     plt.close(figure)
 
 
+def test_a_figure_of_the_pages_is_shown_above_its_caption(run, monkeypatch):
+    seen: list = []
+    monkeypatch.setattr("IPython.display.display", seen.append)
+    figure, _ = plt.subplots()
+    run.figure("05_pareto", figure)._ipython_display_()
+    assert seen[0] is figure and seen[1].data.startswith("*Figure.* Every network judged")
+
+
 def test_a_table_is_read_as_it_was_written(run):
     """Words that pandas takes for gaps, and counts beside a gap, which are floats to it."""
     words = ["None", "NA", "nan", "NULL", "n/a", "N/A", "-", "inf", None]

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from nanosd_lib import paper, paths
 from nanosd_lib.paths import ROOT
-from nanosd_lib.runs import artifacts, cache, layout, registry
+from nanosd_lib.runs import artifacts, cache, captions, layout, registry
 from nanosd_lib.runs.artifacts import Artifact
 from nanosd_lib.runs.profiles import Profile
 from nanosd_lib.runs.provenance import machine, teacher_hash
@@ -164,7 +164,9 @@ class Run:
         return table
 
     def figure(self, name: str, figure: Any) -> Any:
-        """figures/<name>.png at 110 dpi, equal bytes for equal figures; returns the figure."""
+        """figures/<name>.png at 110 dpi, equal bytes for equal figures; returns the figure, to be
+        shown with its caption where notebooks/captions.yaml has one.
+        """
         import matplotlib.pyplot as plt
 
         plt.close(figure)  # shown once, as the cell's value
@@ -173,7 +175,8 @@ class Run:
         self._refuse_random(name)
         paths.write_atomic(self._file("figures", name, "png"), data.getvalue())
         self._note("writes", f"figures/{name}.png")
-        return figure
+        said = captions.captions().get(name)
+        return figure if said is None else captions.Captioned(figure, said)
 
     def record(
         self, claim_id: str, value: float | tuple[float, float, float], protocol: str, **facts: Any

@@ -28,6 +28,7 @@ import pandas as pd
 
 from nanosd_lib import paths
 from nanosd_lib.paths import ROOT
+from nanosd_lib.runs import captions
 from nanosd_lib.studies import executed, printed, troubleshooting
 from nanosd_lib.studies.stale import REFERENCE
 
@@ -122,10 +123,13 @@ def _shown(out: Any) -> Any:
 
 
 def alternative(cells: Sequence[Any], i: int, heading: str) -> str:
-    """What a figure shows, for who does not see it: the heading it stands under, and the reading
-    that follows it.
+    """What a figure shows, for who does not see it: the heading it stands under, its caption, and
+    the reading that follows it.
     """
     text = f"Figure: {heading}."
+    for said in executed.said(cells[i : i + 1]):
+        if said.startswith(captions.BEGIN):
+            text += " " + said.removeprefix(captions.BEGIN).strip()
     for cell in cells[i : i + 3]:
         for said in executed.said([cell]):
             if said.startswith("**Reading.**"):

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from nanosd_lib import paths
-from nanosd_lib.runs import layout
+from nanosd_lib.runs import captions, layout
 from nanosd_lib.studies import executed
 from nanosd_lib.studies.stale import REFERENCE
 
@@ -107,9 +107,10 @@ def write(folder: Path, report: dict[str, Any]) -> Path:
     parts.append("<h2>Figures</h2>")
     for path in sorted((folder / "figures").glob("*.png")):
         link = f"figures/{path.name}"
+        said = html.escape(captions.captions().get(path.stem, path.stem))
         parts.append(
-            f'<figure><a href="{link}"><img src="{link}" alt="{path.stem}" loading="lazy"></a>'
-            f"<figcaption>{path.stem}</figcaption></figure>"
+            f'<figure><a href="{link}"><img src="{link}" alt="{said}" loading="lazy"></a>'
+            f"<figcaption>{said}</figcaption></figure>"
         )
     parts.append("<h2>Tables</h2><p>")
     tables = sorted((folder / "tables").glob("*.csv"))
