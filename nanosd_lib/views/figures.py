@@ -46,8 +46,10 @@ def grid(
     """One row of pictures (N, 3, H, W) for each name; `titles` stand above the first row, names in
     a margin of so many inches.
     """
-    n = max(len(v) for v in rows.values())
-    head = 0.16 + 0.108 * max((len(wrap(t)) for t in titles), default=0)  # inches
+    n, points = max(len(v) for v in rows.values()), 7 if size < 2 else 10
+    across = int(size * 72 / (0.58 * points))  # letters above a picture
+    heads = [wrap(t.replace(" = ", "\u00a0=\u00a0"), across) for t in titles]
+    head = 0.16 + points / 55 * max(map(len, heads), default=0)  # inches
     width, height = n * size + margin, len(rows) * size + head
     fig, axes = subplots(len(rows), n, figsize=(width, height), squeeze=False)
     for (name, pictures), line in zip(rows.items(), axes, strict=True):
@@ -58,8 +60,8 @@ def grid(
         whole = name.replace(" = ", "\u00a0=\u00a0")  # an equation stays on its line
         label = name if "\n" in name else "\n".join(wrap(whole, round(11 * margin)))
         line[0].text(-0.08, 0.5, label, transform=line[0].transAxes, ha="right", va="center")
-    for ax, title in zip(axes[0], titles, strict=False):
-        ax.set_title("\n".join(wrap(title.replace(" = ", "\u00a0=\u00a0"))), fontsize=6)
+    for ax, lines in zip(axes[0], heads, strict=False):
+        ax.set_title("\n".join(lines), fontsize=points)
     fig.subplots_adjust((margin - 0.05) / width, 0.01, 0.995, 1 - head / height, 0.04, 0.04)
     return fig
 

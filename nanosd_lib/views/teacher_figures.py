@@ -21,16 +21,16 @@ def captioned(
 ) -> Figure:
     """Pictures (N, 3, H, W), each above its own caption and a note."""
     rows = -(-len(pictures) // columns)
-    fig, axes = figures.subplots(rows, columns, figsize=(1.3 * columns, 2.2 * rows), squeeze=False)
+    fig, axes = figures.subplots(rows, columns, figsize=(1.3 * columns, 2.4 * rows), squeeze=False)
     for ax in axes.flat:
         ax.axis("off")
     for i, (ax, picture) in enumerate(zip(axes.flat, pictures, strict=False)):
         ax.imshow(to_image(picture), interpolation="nearest")
-        lines = wrap(captions[i], 22) + ([notes[i]] if len(notes) else [])
+        lines = wrap(captions[i], 20) + ([notes[i]] if len(notes) else [])
         ax.text(
-            0.5, -0.05, "\n".join(lines), transform=ax.transAxes, ha="center", va="top", fontsize=6
+            0.5, -0.05, "\n".join(lines), transform=ax.transAxes, ha="center", va="top", fontsize=7
         )
-    fig.subplots_adjust(0.01, 0.3 / rows, 0.99, 0.99, 0.06, 0.7)
+    fig.subplots_adjust(0.01, 0.42 / rows, 0.99, 0.99, 0.06, 0.8)
     return fig
 
 
@@ -73,17 +73,17 @@ def reconstructions(examples: dict[str, Tensor], names: Sequence[str]) -> Figure
             ax.imshow(to_image(picture), interpolation="nearest")
         error = (y - x).mean(0).numpy() / 2
         shown = column[3].imshow(error, cmap="RdBu_r", vmin=-0.15, vmax=0.15)
-        column[0].set_title(name.replace("held-out ", ""), fontsize=7)
+        column[0].set_title(name.replace("held-out ", ""), fontsize=8)
     for ax in axes.flat:
         ax.set(xticks=[], yticks=[])
         ax.grid(visible=False)
     for ax, head in zip(axes[:, 0], heads, strict=True):
-        ax.set_ylabel(head, fontsize=7)
+        ax.set_ylabel(head, fontsize=8)
     bar = fig.colorbar(
         shown, ax=axes.ravel().tolist(), fraction=0.02, pad=0.01, shrink=0.25, anchor=(0, 0)
     )
-    bar.ax.tick_params(labelsize=6)
-    bar.set_label("of the whole range", fontsize=6)
+    bar.ax.tick_params(labelsize=7)
+    bar.set_label("of the whole range", fontsize=7)
     return fig
 
 
