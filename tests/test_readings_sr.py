@@ -40,6 +40,15 @@ def differences(lpips=-0.2, psnr=-0.4):
     return pd.DataFrame(rows)
 
 
+def each(half=0.02, last=0.05):
+    some = {"cat.png": -0.05, "fig.jpg": 0.001, "creek.jpg": last}
+    rows = [{"case": OURS, "photograph": k, "n": 16, "difference": v} for k, v in some.items()]
+    found = pd.DataFrame(rows)
+    return found.assign(
+        difference_low=found.difference - half, difference_high=found.difference + half
+    )
+
+
 def table(ceiling=32.0):
     rows = [("bicubic", None, 25.0), ("VAE alone", "teacher", ceiling), ("VAE alone", "slim", 31.0)]
     some = pd.DataFrame(rows, columns=["system", "vae", "psnr_y"]).assign(fix="none")
@@ -83,6 +92,14 @@ CASES = {
         [
             "88 tiles take 4 (3.9 to 4.1) s around N2",
             "eager, teacher, teacher VAE) would take 400 s",
+        ],
+    ),
+    "each photograph": (
+        lambda: readings.each_photograph(each(), OURS),
+        lambda: readings.each_photograph(each(0.2, 0.3), OURS),
+        [
+            "smaller on cat.png, larger on creek.jpg and not told apart on fig.jpg",
+            "larger on creek.jpg and not told apart on cat.png and fig.jpg",
         ],
     ),
     "estimated": (
@@ -168,3 +185,10 @@ def test_a_seam_that_bicubic_has_as_well_is_not_the_tiles():
     some = pd.concat([photograph(control=1.2).assign(megapixels=m) for m in (16.0, 4.0)])
     said = readings.whole_photograph(some.reset_index(drop=True).assign(measured="a laptop"))
     assert "1.20 times at the same places" in said and "the tiles add nothing" in said
+
+
+def test_what_would_decide_follows_from_what_varies():
+    assert readings.each_photograph(each(), OURS).endswith("more photographs.")
+    assert readings.each_photograph(each(0.2), OURS).endswith("more crops of each.")
+    names = [t.get_text() for t in charts.each_photograph(each(), [OURS]).axes[0].get_yticklabels()]
+    assert names == ["cat.png", "fig.jpg", "creek.jpg"]

@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from nanosd_lib.data import splits
 from nanosd_lib.hardware import photo_tiles, tile
 from nanosd_lib.networks import counting, pipeline, sd15
 from nanosd_lib.networks.arch import NANOSD, Arch
@@ -135,10 +136,14 @@ def table(run: Run, some: dict[str, Case], made: Judged) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def sets(made: Sequence[Artifact], data: str, measure: str, fix: str = FIX) -> Tensor:
-    """One number for each scene or photograph, the mean over seeds."""
+def sets(
+    made: Sequence[Artifact], data: str, measure: str, fix: str = FIX, of: str = "sets"
+) -> Tensor:
+    """One number for each scene or photograph (or of their "crops", for each), the mean over
+    seeds.
+    """
     names = [f"{data}, {f}, {measure}" for f in (fix, "none")]  # bicubic needs no fix
-    each = [a["sets"][names[0]] if names[0] in a["sets"] else a["sets"][names[1]] for a in made]
+    each = [a[of][names[0]] if names[0] in a[of] else a[of][names[1]] for a in made]
     return torch.stack(each).mean(0)
 
 
@@ -164,6 +169,22 @@ def differences(
                 row = {"case": label, "trained": t.how if t else "", "steps": t.steps if t else 0}
                 row |= {"data": data, "measure": measure, "n": len(off), "seeds": len(each)}
                 rows.append(row | uncertainty.mean(off).named("difference"))
+    return pd.DataFrame(rows)
+
+
+def by_photograph(run: Run, pipe, some: dict[str, Case], made: Judged) -> pd.DataFrame:
+    """sr_photographs.csv: case, photograph, n (crops), difference of LPIPS to bicubic with its ends
+    (over crops) of every case that was trained.
+    """
+    _, mine = shared.photographs(run, pipe)
+    names, rows = list(splits.heldout_photographs(pipe, 1, run.seed, mine)), []
+    how = ("held-out photographs", "lpips", FIX, "crops")
+    plain = sets(made["bicubic", restoring.TRAINED_ON], *how)
+    for label in (k for k, c in some.items() if c.adapters):
+        off = sets(made[label, restoring.TRAINED_ON], *how) - plain
+        for name, part in zip(names, off.chunk(len(names)), strict=True):
+            row = {"case": label, "photograph": name, "n": len(part)}
+            rows.append(row | uncertainty.mean(part).named("difference"))
     return pd.DataFrame(rows)
 
 

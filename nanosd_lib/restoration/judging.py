@@ -72,7 +72,8 @@ def judged(
 
     table: data, fix, n, each measure and the Frechet distance to the clean pictures with their
     ends; n counts scenes, or photographs. sets: each measure by data and fix, one number a set, for
-    paired comparisons; pictures: the first eight (one of a photograph) clean, damaged, restored.
+    paired comparisons; crops: the same of every picture, one set after another; pictures: the first
+    eight (one of a photograph) clean, damaged, restored.
     """
 
     def make(clean: Tensor, damaged: Tensor) -> dict[str, Tensor]:
@@ -94,6 +95,7 @@ def _judged(
 ) -> dict:
     rows: list[dict] = []
     sets: dict[str, Tensor] = {}
+    crops: dict[str, Tensor] = {}
     shown: dict[str, Tensor] = {}
     look = extractors.extractor(features, pipe.device)
     for kind, (clean, damaged, each) in heldout(pipe, n, family, seed, mine).items():
@@ -110,10 +112,11 @@ def _judged(
                 by = torch.stack([part.double().mean() for part in found.split(each)])
                 row |= uncertainty.mean(by).named(name)
                 sets[f"{kind}, {fix}, {name}"] = by
+                crops[f"{kind}, {fix}, {name}"] = found
             now = extractors.features(look, made)
             rows.append(row | uncertainty.frechet(now, was, each=each).named("frechet"))
             shown[f"{kind}, {fix}"] = made[first].clone()
-    return {"table": pd.DataFrame(rows), "sets": sets, "pictures": shown}
+    return {"table": pd.DataFrame(rows), "sets": sets, "crops": crops, "pictures": shown}
 
 
 def ceiling(

@@ -69,6 +69,25 @@ def differences(table: pd.DataFrame, ours: str) -> str:
     return " ".join(said)
 
 
+def each_photograph(table: pd.DataFrame, ours: str) -> str:
+    """Photograph by photograph (sr_photographs.csv): whether crops or photographs are too few."""
+    rows = table[table.case == ours]
+    kinds: dict[str, list[str]] = {"better": [], "worse": [], "undecided": []}
+    for _, r in rows.iterrows():
+        kinds[_better(r, -1)].append(r.photograph)
+    words = {"better": "smaller", "worse": "larger", "undecided": "not told apart"}
+    said = [f"{words[k]} on {listed(names)}" for k, names in kinds.items() if names]
+    wide = ((rows.difference_high - rows.difference_low) / 2).mean()
+    apart = rows.difference.std()
+    more = "photographs" if apart > wide else "crops of each"
+    return (
+        f"LPIPS of {ours} against bicubic's is {listed(said)} (intervals over {rows.n.iloc[0]}"
+        f" crops). From photograph to photograph the difference varies by {digits(apart)} (one"
+        f" deviation); within one it is known to {digits(wide)}. So what would decide is more"
+        f" {more}."
+    )
+
+
 def without_vsd(table: pd.DataFrame, case: str, ways: tuple[str, str]) -> str:
     """What VSD does: a case trained without it against the same with it (`differences`), where both
     were trained alike.

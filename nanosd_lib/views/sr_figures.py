@@ -111,6 +111,24 @@ def differences(table: pd.DataFrame) -> Figure:
     return fig
 
 
+def each_photograph(table: pd.DataFrame, cases: Sequence[str]) -> Figure:
+    """LPIPS less bicubic's of each photograph, by those cases, with intervals over crops."""
+    names = list(dict.fromkeys(table.photograph))
+    fig, ax = figures.subplots(figsize=(6.4, 0.42 * len(names) + 1.1))
+    for k, case in enumerate(cases):
+        rows = table[table.case == case].set_index("photograph").loc[names]
+        y = np.arange(len(names))[::-1] + 0.28 * ((len(cases) - 1) / 2 - k)
+        spread = [rows.difference - rows.difference_low, rows.difference_high - rows.difference]
+        how = dict(fmt="os^"[k % 3], ms=4, lw=1, color=colour(case), label=case)
+        ax.errorbar(rows.difference, y, xerr=np.maximum(spread, 0), **how)
+    ax.axvline(0, color="black", lw=0.8)
+    ax.set_yticks(np.arange(len(names))[::-1], names)
+    ax.set(xlabel="LPIPS minus that of bicubic (left is better)")
+    ax.legend(fontsize=7, loc="lower center", bbox_to_anchor=(0.5, 1), ncol=len(cases))
+    fig.tight_layout()
+    return fig
+
+
 def crops(rows: Mapping[str, Tensor], n: int = 6) -> Figure:
     """The same pictures in each row, n of them."""
     return figures.grid({k: v[:n] for k, v in rows.items()}, margin=1.6)
