@@ -36,8 +36,8 @@ def removed() -> pd.DataFrame:
 
 def judged() -> pd.DataFrame:
     table = pd.DataFrame({"model": NAMES, "latency": CROWD, "tafid": TAFID})
-    others = table.assign(model="", group="EHVI", latency=CROWD + 0.05)
-    return pd.concat([table.assign(group="paper's family"), others])
+    others = table.assign(model="", group="EHVI", latency=CROWD + 0.05, front=True)
+    return pd.concat([table.assign(group="paper's table", front=False), others])
 
 
 @pytest.mark.parametrize(

@@ -108,7 +108,10 @@ def test_what_the_deep_stages_move_is_read_against_other_noise(floor, word):
 def test_which_claims_can_fail_is_decided_by_the_lower_end():
     sure, rest = readings.can_fail(sensitivity(m=1.2e-3))
     assert "M" in rest and "D4" in sure  # its lower end is below a thousandth
-    assert "about M they can hardly" in readings.answer(teacher(), sensitivity())
+    assert "M hardly: they are nearly dead, and what is said of E4+M+D4 rests on E4 and D4" in (
+        readings.answer(teacher(), sensitivity())
+    )
+    assert "rests on" not in readings.answer(teacher(), sensitivity(m=0.1))
 
 
 def test_digits_have_no_exponent_where_numbers_are_large():

@@ -84,13 +84,19 @@ def behind(
     return f
 
 
-def stage_errors(run: Run, errors: pd.DataFrame, tafid: pd.Series) -> Interval:
-    """Do stage errors (networks x stages) rank assembled networks? Returns the correlation."""
-    rho = uncertainty.rank_correlation(errors.sum(axis=1), tafid)
-    less = metrics.spearman(errors.drop(columns="E3").sum(axis=1).to_list(), tafid.to_list())
-    how = f"{len(tafid)} assembled networks, not aligned, bootstrap over networks"
-    run.record("stage-errors-predict-tafid", rho, how, n=len(tafid), without_e3=less)
-    return rho
+def stage_errors(
+    run: Run, errors: pd.DataFrame, tafid: pd.Series, blind: pd.Series
+) -> tuple[Interval, Interval]:
+    """Do stage errors (networks x stages) rank assembled networks? The correlation over those that
+    were chosen `blind`, before anything was judged, which the ledger takes; and over all.
+    """
+    every = uncertainty.rank_correlation(errors.sum(axis=1), tafid)
+    some, y = errors[blind], tafid[blind]
+    rho = uncertainty.rank_correlation(some.sum(axis=1), y)
+    less = metrics.spearman(some.drop(columns="E3").sum(axis=1).to_list(), y.to_list())
+    how = f"{len(y)} assembled networks that no search picked, not aligned, bootstrap over networks"
+    run.record("stage-errors-predict-tafid", rho, how, n=len(y), without_e3=less)
+    return rho, every
 
 
 # -------------------------------------------------------------------------------------- notebook 06

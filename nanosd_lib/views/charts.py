@@ -121,20 +121,19 @@ def memory(table: pd.DataFrame) -> Figure:
 def pareto(
     panels: dict[str, tuple[pd.DataFrame, str]], ylabel: str, floor: float | None = None
 ) -> Figure:
-    """One panel for each cost: every network judged, by group, and the front of the EHVI search.
+    """One panel for each cost: networks judged, by group, and the front of the EHVI search.
 
-    `panels` maps a label to (table with columns group, tafid and the cost, name of the cost
-    column).
+    `panels` maps a label to (table with columns group, front (whether it stands there), tafid and
+    the cost, name of the cost column).
     """
     marks = {"initial": ("#bbbbbb", "o"), "random": ("#888888", "x"), "EHVI": ("#c95d2e", "o")}
-    marks["paper's family"] = ("#1b6ca8", "D")
+    marks["paper's table"] = ("#1b6ca8", "D")
     fig, axes = figures.subplots(1, len(panels), figsize=(5 * len(panels), 3.8), sharey=True)
     for ax, (label, (table, cost)) in zip(np.atleast_1d(axes), panels.items(), strict=True):
         for group, rows in table.groupby("group", sort=False):
             colour, marker = marks.get(group, ("black", "."))
             ax.scatter(rows[cost], rows.tafid, c=colour, marker=marker, s=20, label=group, zorder=3)
-        own = table[table.group.isin(["initial", "EHVI"])].sort_values(cost)
-        best = own[own.tafid.cummin() == own.tafid]
+        best = table[table.front].sort_values(cost)
         ax.step(
             best[cost],
             best.tafid,
@@ -154,7 +153,7 @@ def pareto(
     fig.legend(*first.get_legend_handles_labels(), fontsize=8, ncol=6, loc="upper center")
     fig.tight_layout(rect=(0, 0, 1, 0.93))
     for ax, (table, cost) in zip(np.atleast_1d(axes), panels.values(), strict=True):
-        named = table[table.group == "paper's family"]
+        named = table[table.group == "paper's table"]
         figures.name_points(ax, named[cost], named.tafid, named.model)
     return fig
 
@@ -170,8 +169,8 @@ def hypervolumes(table: pd.DataFrame) -> Figure:
         low, high = (rows["random"] + k * rows["random_std"] for k in (-1, 1))
         band = "random, one deviation over redraws of one pool"
         ax.fill_between(judged, low, high, color="#888888", alpha=0.2, lw=0, label=band)
-        title = f"log tAFID and {direction}"
-        ax.set(xlabel="networks judged", ylabel="hypervolume", title=title)
+        title, unit = f"log tAFID and {direction}", "ms" if direction == "latency" else direction
+        ax.set(xlabel="networks judged", ylabel=f"hypervolume (log tAFID x {unit})", title=title)
         ax.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
         ax.yaxis.set_major_formatter(ticker.EngFormatter(sep=""))
     first = np.atleast_1d(axes)[0]
@@ -203,7 +202,7 @@ def before_after(table: pd.DataFrame) -> Figure:
             arrowprops={"arrowstyle": "->", "color": "#999999"},
         )
     ax.axhline(table.floor.iloc[0], ls=":", color="black", lw=1, label="teacher, other noise")
-    ax.set(xlabel="latency (ms, sd-mini, this machine)", yscale="log")
+    ax.set(xlabel="ms of the whole network (sd-mini, this machine)", yscale="log")
     ax.set_ylabel("mini-clip tAFID (lower is nearer to the teacher)")
     ax.margins(x=0.1)
     figures.plain(ax)

@@ -11,19 +11,31 @@ from nanosd_lib.views.readings import digits, listed, side, within
 RATIO = "{:.2f}"
 
 
-def aligned(family: pd.DataFrame, prior: pd.DataFrame, steps: int) -> str:
-    """Page 06 in one sentence: family.csv and prior.csv of networks aligned for so many steps."""
-    by = family.set_index("model")
-    n2, best = by.loc["NanoSD2"], family.loc[family.tafid_aligned.idxmin()]
-    p = prior.set_index(["measure", "model"])
-    two = p.loc[("two objects, new caption", "ratio")]
+def aligned(family: pd.DataFrame, prior: pd.DataFrame, steps: int, many: pd.DataFrame) -> str:
+    """Page 06 in a few sentences: family.csv and prior.csv of networks aligned for so many steps,
+    family_many.csv where it has rows.
+    """
+    n2 = family.set_index("model").loc["NanoSD2"]
+    two = prior.set_index(["measure", "model"]).loc[("two objects, new caption", "ratio")]
+    told = side(two.value_low, two.value_high)
+    same = ", not told apart from equally often" if told == "undecided" else ""
+    text = (
+        f"{steps} steps of alignment bring NanoSD2 from tAFID {within(n2, 'tafid_assembled')} to"
+        f" {within(n2, 'tafid_aligned')}, where the teacher with other noise is at"
+        f" {digits(n2.floor)}."
+    )
+    if len(many):
+        r, best = many.set_index("model").loc["NanoSD2"], many.loc[many.tafid.idxmin()]
+        apart = r.tafid_low > r.floor_high or r.tafid_high < r.floor_low
+        how = "beside" if apart else "level with"
+        text += (
+            f" On {r.n} pictures, where distances are smaller, it is at {within(r, 'tafid')},"
+            f" {how} other noise ({within(r, 'floor')})"
+            + ("." if best.model == "NanoSD2" else f"; {best.model} has {digits(best.tafid)}.")
+        )
     return (
-        f"{steps} steps of alignment bring N2 from tAFID"
-        f" {within(n2, 'tafid_assembled')} to"
-        f" {within(n2, 'tafid_aligned')}; the smallest has {best.model}"
-        f" ({within(best, 'tafid_aligned')}), where the teacher with other noise is at"
-        f" {digits(n2.floor)}. N2 then follows two-object prompts"
-        f" {within(two, 'value', RATIO)} times as often as the teacher."
+        f"{text} It follows two-object prompts {within(two, 'value', RATIO)} times as often as the"
+        f" teacher{same}."
     )
 
 
@@ -37,16 +49,12 @@ def drawn(family: pd.DataFrame, when: str) -> str:
     near = family.model[low > family.cosine_floor_high]
     far = family.model[high < family.cosine_floor_low]
     best, worst = family.model[cosine.idxmax()], family.model[cosine.idxmin()]
-    closer = f"{listed(list(near))} surely draw" if len(near) else "No network surely draws"
-    gone = (
-        f"; {listed(list(far))} surely less like it than another picture of the same prompt"
-        if (len(far))
-        else ""
-    )
+    above = f"above it for {listed(list(near))}" if len(near) else "above it for none"
+    below = f", below it for {listed(list(far))}" if len(far) else ""
     return (
-        f"{closer} the teacher's own picture, closer to it than the teacher with other noise"
-        f" (cosine {other:.2f}){gone}. Most like it draws {best} ({cosine.max():.2f}), least"
-        f" {worst} ({cosine.min():.2f})."
+        "Beside the teacher's own picture of the same noise, the teacher with other noise has a"
+        f" mean cosine of {other:.2f}. Beyond the intervals the networks' is {above}{below};"
+        f" {best} is highest ({cosine.max():.2f}), {worst} lowest ({cosine.min():.2f})."
     )
 
 
@@ -80,7 +88,7 @@ def what_is_kept(prior: pd.DataFrame) -> str:
     """The measures of prior.csv that are surely the teacher's, and those that surely are not."""
     ratios = prior[prior.model == "ratio"].set_index("measure")
     names = {
-        "lpips": "LPIPS to the teacher's pictures against the control",
+        "lpips": "the distance to the teacher's own pictures, over that of other noise",
         "one object": "one-object prompts followed",
         "two objects, new caption": "two-object prompts followed",
         "diversity": "diversity",
@@ -96,8 +104,8 @@ def what_is_kept(prior: pd.DataFrame) -> str:
         text = f"{name} ({within(r, 'value', RATIO)})"
         {"below": less, "above": more}.get(side(r.value_low, r.value_high), open_).append(text)
     parts = [
-        f"{what}: {listed(some)}"
-        for what, some in (("less", less), ("more", more), ("not told apart", open_))
+        f"{what} {listed(some)}"
+        for what, some in (("smaller is", less), ("larger is", more), ("not told apart:", open_))
         if some
     ]
-    return f"N2 over the teacher, on equal prompts and noise. {'; '.join(parts)}."
+    return f"NanoSD2 over the teacher, on equal prompts and noise: {'; '.join(parts)}."

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+from matplotlib import ticker
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from nanosd_lib.views import figures
 from nanosd_lib.views.figures import COLOURS, to_image, wrap
-from nanosd_lib.views.readings import CAN_FAIL
+from nanosd_lib.views.readings import CAN_FAIL, digits
 
 BANDS = {"early": ("<", "#1b6ca8"), "middle": ("o", "#7a7a7a"), "late": (">", "#c95d2e")}
 
@@ -118,6 +119,12 @@ def distances(table: pd.DataFrame) -> Figure:
         table.frechet, y, xerr=np.maximum(spread, 0), fmt="o", ms=4, lw=1, color=COLOURS["E1"]
     )
     ax.set(xscale="log", xlabel=f"Frechet distance over {int(table.n.iloc[0])} pictures a side")
+    ax.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+    ax.xaxis.set_major_formatter(ticker.StrMethodFormatter("{x:g}"))
+    ax.xaxis.set_minor_formatter(ticker.NullFormatter())
+    for x, high, at in zip(table.frechet, table.frechet_high, y, strict=True):
+        ax.annotate(digits(x), (high, at), (6, 0), textcoords="offset points", va="center")
+    ax.margins(x=0.08)
     ax.set_yticks(y, table.pictures)
     ax.set_ylim(-0.6, len(table) - 0.4)
     fig.tight_layout()
