@@ -7,7 +7,7 @@ import itertools
 import pandas as pd
 import pytest
 
-from nanosd_lib.views import charts, figures, vae_figures
+from nanosd_lib.views import charts, figures, pages, vae_figures
 
 NAMES = [f"NanoSD{k}" for k in range(1, 9)]
 CROWD = pd.Series([10.0, 10.1, 10.2, 10.3, 11.0, 20.0, 20.1, 40.0])
@@ -73,3 +73,22 @@ def test_seeds_of_one_student_can_be_told_apart():
     fig = vae_figures.terms({"slim, seed 0": record, "slim, seed 1": record}, ("latent", "kl"))
     first, second = fig.axes[0].lines
     assert first.get_color() == second.get_color() and first.get_alpha() != second.get_alpha()
+
+
+def test_tables_of_pages_say_interval_and_control():
+    r = {"model": "slim", "params": 98075, "ms_median": 42.0, "ssim": 0.9, "lpips": 0.1}
+    psnr = {"psnr": 31.0, "psnr_low": 29.0, "psnr_high": 33.0}
+    rows = [
+        r | psnr | {"latent_corr": c, "pictures": "scenes", "seed": k}
+        for k, c in ((0, 0.9), (1, 0.8))
+    ]
+    rows.append(rows[0] | {"model": "teacher", "latent_corr": None, "psnr": 32.0})
+    shown = pages.autoencoders(pd.DataFrame(rows), {"slim": 2}).data
+    assert shown.model.to_list() == ["slim (mean of 2 seeds)", "teacher"]
+    assert shown["PSNR, dB"][0] == "31.0 (29.0 to 33.0)"
+    assert shown["correlation of latents"].to_list() == ["0.850", "–"]
+    table = family().assign(arch=NAMES, params=1e6, tafid_paper=[None] * 8, htp_ms_paper=27)
+    table = table.assign(latency_low=CROWD - 1, latency_high=CROWD + 1)
+    some = pages.family(table, dict.fromkeys(NAMES, 600))
+    assert some.caption.endswith("tAFID 2.5") and some.data.ms[0] == "10 (9 to 11)"
+    assert set(some.data["tAFID in the paper"]) == {"–"} and set(some.data.steps) == {600}

@@ -44,7 +44,9 @@ def table(mine: float, ms: float) -> pd.DataFrame:
 
 def test_where_it_stands_is_read_from_the_table():
     behind, ahead = own_network.said(table(20, 60)), own_network.said(table(9, 10))
-    assert "1 of 2 published networks come out nearer" in behind and "nearer are N2" in behind
+    assert (
+        "1 of 2 published networks come out nearer" in behind and "faster and nearer: N2" in behind
+    )
     assert "0 of 2" in ahead and "with 1 of them its interval overlaps; none of the" in ahead
 
 

@@ -92,9 +92,10 @@ def said(table: pd.DataFrame) -> str:
     mine, others = by.loc[YOURS], by.drop(index=YOURS)
     same = others[(others.tafid_low < mine.tafid_high) & (others.tafid_high > mine.tafid_low)]
     ahead = others[(others.tafid < mine.tafid) & (others.ms_median < mine.ms_median)]
+    each = [f"{k} ({r.ms_median:.0f} ms, tAFID {r.tafid:.1f})" for k, r in ahead.iterrows()]
     beaten = (
-        f"faster and nearer are {', '.join(ahead.index)}"
-        if len(ahead)
+        f"in this timing, beside it in turns, both faster and nearer: {', '.join(each)}"
+        if each
         else ("none of the others is both faster and nearer")
     )
     return (

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 from IPython.display import Markdown, display
 
-from nanosd_lib.views.readings import digits, within
+from nanosd_lib.views.readings import between, digits, within
 
 
 class Answer:
@@ -45,6 +45,46 @@ def costs(sensitivity: pd.DataFrame) -> Any:
     )
     said = f"the teacher with other noise: tAFID {digits(sensitivity.floor.iloc[0])}"
     return shown.style.hide(axis="index").set_caption(said)
+
+
+def autoencoders(whole: pd.DataFrame, seeds: Mapping[str, int]) -> Any:
+    """Rows of vae.csv of whole autoencoders (with the column pictures), seeds averaged."""
+    rows = []
+    for (kind, model), r in whole.groupby(["pictures", "model"], sort=False):
+        m = r.mean(numeric_only=True)
+        rows.append(
+            {
+                "pictures": kind,
+                "model": model + (f" (mean of {seeds[model]} seeds)" if model in seeds else ""),
+                "parameters": f"{m.params:,.0f}",
+                "ms": f"{m.ms_median:.0f}",
+                "PSNR, dB": between(m.psnr, m.psnr_low, m.psnr_high, "{:.1f}"),
+                "SSIM": f"{m.ssim:.3f}",
+                "LPIPS": f"{m.lpips:.2f}",
+                "correlation of latents": "–" if pd.isna(m.latent_corr) else f"{m.latent_corr:.3f}",
+            }
+        )
+    said = "95 % intervals over pictures (over photographs: all crops of one count as one)"
+    return pd.DataFrame(rows).style.hide(axis="index").set_caption(said)
+
+
+def family(table: pd.DataFrame, steps: Mapping[str, int]) -> Any:
+    """family.csv as a reader wants it; steps of alignment by arch."""
+    rows = [
+        {
+            "model": r.model,
+            "parameters": f"{r.params / 1e6:.2f} M",
+            "ms": between(r.latency_ms, r.latency_low, r.latency_high, "{:.0f}"),
+            "tAFID as assembled": within(r, "tafid_assembled"),
+            "aligned": within(r, "tafid_aligned"),
+            "steps": steps[r.arch],
+            "tAFID in the paper": "–" if pd.isna(r.tafid_paper) else f"{r.tafid_paper:g}",
+            "HTP ms in the paper": "–" if pd.isna(r.htp_ms_paper) else f"{r.htp_ms_paper:g}",
+        }
+        for _, r in table.iterrows()
+    ]
+    said = f"the teacher with other noise: tAFID {digits(table.floor.iloc[0])}"
+    return pd.DataFrame(rows).style.hide(axis="index").set_caption(said)
 
 
 def surrogates(table: pd.DataFrame) -> Any:
