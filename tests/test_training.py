@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import copy
+import multiprocessing
+import signal
+import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -66,6 +70,40 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_would(tmp_path, stop, dec
     assert timeless(log) == timeless(again_log)
     files = [load_file(tmp_path / d / "toy.safetensors") for d in ("whole", "stopped")]
     assert same(*files)  # optimiser state and last weights as well
+
+
+class Slow(Loss):
+    def __call__(self, g: torch.Generator) -> torch.Tensor:
+        time.sleep(0.01)  # a kill lands in the middle of steps
+        return super().__call__(g)
+
+
+def slowly(work: Path) -> None:
+    model = net()
+    fit.fit("toy", model, Slow(model), fit.Schedule(150, 1e-2), work, every=5, pause=0)
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_process_that_is_killed_and_resumed_ends_where_one_would_that_was_not(tmp_path):
+    """kill -9, three times, wherever it strikes: in a step, or while a checkpoint is written."""
+    slowly(tmp_path / "whole")
+    path, kills, code = tmp_path / "killed" / "toy.safetensors", 0, None
+    while code != 0:
+        process = multiprocessing.get_context("fork").Process(target=slowly, args=(path.parent,))
+        before = path.stat().st_mtime_ns if path.exists() else 0
+        process.start()
+        while process.is_alive() and kills < 3:
+            if path.exists() and path.stat().st_mtime_ns != before:
+                time.sleep(0.1 * (kills + 1))
+                process.kill()
+                process.join()
+                kills += process.exitcode == -signal.SIGKILL
+                break
+        process.join()
+        code = process.exitcode
+        assert code in (0, -signal.SIGKILL)
+    assert kills == 3
+    assert same(*(load_file(tmp_path / d / "toy.safetensors") for d in ("whole", "killed")))
 
 
 def test_a_finished_run_is_loaded_not_run_again(tmp_path):
