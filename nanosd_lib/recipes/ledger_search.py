@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from math import nan
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
@@ -85,7 +86,7 @@ def behind(
 
 
 def stage_errors(
-    run: Run, errors: pd.DataFrame, tafid: pd.Series, blind: pd.Series
+    run: Run, errors: pd.DataFrame, tafid: pd.Series, blind: np.ndarray
 ) -> tuple[Interval, Interval]:
     """Do stage errors (networks x stages) rank assembled networks? The correlation over those that
     were chosen `blind`, before anything was judged, which the ledger takes; and over all.
