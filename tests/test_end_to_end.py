@@ -244,7 +244,7 @@ def test_what_was_cached_reaches_no_machinery_and_one_kind_reaches_fwkd(study):
 
     own = {f"nanosd_lib.learning.fwkd.{name}" for name in ("teach", "judged")}
     assert touched("learning.fwkd") == own
-    assert len(touched("quality.tafid")) == 6 and len(touched("networks.arch")) > 10
+    assert len(touched("quality.tafid")) == 7 and len(touched("networks.arch")) > 10
 
 
 def test_exact_claims_are_reproduced_at_any_scale(study):
