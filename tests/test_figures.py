@@ -7,7 +7,7 @@ import itertools
 import pandas as pd
 import pytest
 
-from nanosd_lib.views import charts, figures, pages, vae_figures
+from nanosd_lib.views import charts, figures, ledger, pages, vae_figures
 
 NAMES = [f"NanoSD{k}" for k in range(1, 9)]
 CROWD = pd.Series([10.0, 10.1, 10.2, 10.3, 11.0, 20.0, 20.1, 40.0])
@@ -92,3 +92,18 @@ def test_tables_of_pages_say_interval_and_control():
     some = pages.family(table, dict.fromkeys(NAMES, 600))
     assert some.caption.endswith("tAFID 2.5") and some.data.ms[0] == "10 (9 to 11)"
     assert set(some.data["tAFID in the paper"]) == {"–"} and set(some.data.steps) == {600}
+
+
+@pytest.mark.parametrize(
+    ("ours", "unit", "said"),
+    [
+        ((0.333, 0.2, 0.4), "share", "33.3 [20, 40] %"),
+        ((7, 7, 7), "model", "NanoSD7"),
+        ((0.989, 0.91, 1.03), "ratio", "0.989 [0.91, 1.03] times"),
+        ((float("nan"),) * 3, "share", ""),
+    ],
+)
+def test_a_row_of_the_ledger_names_its_unit(ours, unit, said):
+    row = pd.Series(dict(zip(("ours", "low", "high"), ours, strict=True)) | {"unit": unit})
+    assert ledger.with_interval(row) == said
+    assert ledger.printed(row.ours, unit) in ("33.3 %", "NanoSD7", "0.989", "")

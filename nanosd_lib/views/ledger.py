@@ -49,14 +49,29 @@ def number(x: float) -> str:
     return f"{x:,.0f}" if x == int(x) or abs(x) >= 1000 else f"{x:.3g}"
 
 
+UNITS = {"ratio": "times", "share": "%", "rho": "(rank correlation)", "solutions": "solution"}
+UNITS |= {"ends": "ends of the range", "yes = 1": "(1: yes)"}
+
+
+def printed(x: float, unit: str) -> str:
+    """A source's number as it is written: a share in per cent, a network by its name."""
+    if unit == "model" and not math.isnan(x):
+        return f"NanoSD{x:.0f}"
+    if unit == "share" and not math.isnan(x):
+        return f"{number(100 * x)} %"
+    return number(x)
+
+
 def with_interval(row: pd.Series) -> str:
     """ "0.93 [0.83, 1.03]" with its unit; the number alone where it has no interval."""
     if math.isnan(row.ours):
         return ""
-    ends = f" [{number(row.low)}, {number(row.high)}]" if row.low < row.high else ""
     unit = row.unit if isinstance(row.unit, str) else ""
-    unit = {"ratio": "times", "share": "(a share)", "rho": "(rank)"}.get(unit, unit)
-    return f"{number(row.ours)}{ends} {unit}".strip()
+    if unit == "model":
+        return printed(row.ours, unit)
+    k = 100 if unit == "share" else 1
+    ends = f" [{number(k * row.low)}, {number(k * row.high)}]" if row.low < row.high else ""
+    return f"{number(k * row.ours)}{ends} {UNITS.get(unit, unit)}".strip()
 
 
 def _told(row: pd.Series) -> str:
@@ -87,7 +102,7 @@ def shade(
             "id": rows.id,
             "statement": rows.statement,
             "evidence": rows.evidence,
-            "paper": [number(x) for x in rows.paper],
+            "paper": [printed(x, str(unit)) for x, unit in zip(rows.paper, rows.unit, strict=True)],
             "ours": [with_interval(r) for _, r in rows.iterrows()],
             "verdict": rows.verdict,
             "why": [_told(r) for _, r in rows.iterrows()],
