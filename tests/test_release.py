@@ -174,6 +174,19 @@ def test_a_witness_that_differs_is_named(root, computed, said):
         release.confirm(toy(), computed, [])
 
 
+def test_losses_after_the_first_may_have_a_bound_of_their_own(root):
+    found, off = (
+        toy(),
+        lambda k, x: {"first": [0.5 * (1 + (k == 1) * x), 0.25 * (1 + (k == 2) * x)]},
+    )
+    with pytest.raises(Refused, match="loss of step 2"):
+        release.confirm(found, off(2, 5e-4))
+    assert release.confirm(found, off(2, 5e-4), later=1e-3) == pytest.approx(5e-4)
+    for step, x in ((1, 5e-4), (2, 2e-3)):
+        with pytest.raises(Refused, match=f"loss of step {step}"):
+            release.confirm(found, off(step, x), later=1e-3)
+
+
 def test_a_witness_that_agrees_says_by_how_much(root):
     near = {"data": {"train.std": 1.0}, "first": [0.5 * (1 + 4e-5)], "heldout": 0.125}
     assert release.confirm(toy(), near) == pytest.approx(4e-5, rel=1e-3)

@@ -33,6 +33,7 @@ TRAINED_ON = "mild"
 WITNESSED = 16  # held-out scenes, and crops, of which a release tells an adapter's error
 MEASURED = 256  # training scenes, and crops, at most, between which damage is measured
 MATCHED = "matched"
+LATER = 1e-3  # see `Restoration.later`
 
 
 @dataclass(frozen=True)
@@ -114,6 +115,14 @@ class Restoration(Kind):
     timestep: str = MATCHED
     seed: int = 0
     system: str = "osediff"
+
+    @property
+    def later(self) -> float:  # type: ignore[override]
+        """AdamW's first step is nearly the sign of the gradient, and of the many gradients of
+        S3Diff's adversarial loss that are almost zero rounding decides it. Measured on its second
+        loss: one thread against two moves it by 1.2e-4 at most, another seed by 0.23.
+        """
+        return LATER if self.system == "s3diff" else release.TOLERANCE
 
     def member(self, run: Run) -> Member:
         r, b = run.profile.restoration, self.backbone

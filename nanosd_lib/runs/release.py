@@ -153,9 +153,12 @@ def find(name: str, asked: Plain, teacher: str, of: Mapping[str, str]) -> Releas
     return found
 
 
-def confirm(found: Released, computed: Plain, changed: list[str] | None = None) -> float:
+def confirm(
+    found: Released, computed: Plain, changed: list[str] | None = None, later: float = TOLERANCE
+) -> float:
     """The largest relative difference between a recipe's witness and what was computed again of
-    it; Refused, in one line that says what differs, where it is above `TOLERANCE`.
+    it; Refused, in one line that says what differs, where it is above `TOLERANCE`, or above `later`
+    for a loss after the first.
 
     computed holds any of data, first (as many losses as were replayed) and heldout.
     """
@@ -174,7 +177,7 @@ def confirm(found: Released, computed: Plain, changed: list[str] | None = None) 
         most = max(most, gap)
     for step, (value, kept) in enumerate(zip(computed.get("first", []), w.first, strict=False), 1):
         gap = _gap(value, kept)
-        if not gap <= TOLERANCE:
+        if not gap <= (TOLERANCE if step == 1 else later):
             where = "loss or start" if step == 1 else "rate, schedule or optimiser"
             raise Refused(
                 f"{name}: loss of step {step} is {value:.6g}, recorded {kept:.6g}: {where}{hint}"
