@@ -118,8 +118,8 @@ class Restoration(Kind):
 
     @property
     def later(self) -> float:  # type: ignore[override]
-        """AdamW's first step is nearly the sign of the gradient, and where many gradients are almost
-        zero (S3Diff's adversarial loss, a network that begins from nothing) rounding decides it.
+        """AdamW's first step is nearly the sign of the gradient, and where many gradients are
+        almost zero (S3Diff's adversarial loss, a network from nothing) rounding decides it.
         Measured on the second loss: one thread against two moves it by 1.2e-4 at most, another
         seed by 0.23 or more.
         """
