@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import shutil
 
@@ -38,7 +39,7 @@ def test_a_run_leaves_a_page_that_links_all_it_made(tmp_path):
     for folder, ending in (("notebooks", "ipynb"), ("figures", "png"), ("tables", "csv")):
         for path in (tmp_path / folder).glob(f"*.{ending}"):
             assert f'"{folder}/{path.name}"' in page
-    assert captions.captions()["05_pareto"] in page
+    assert html.escape(captions.captions()["05_pareto"]) in page
     for sentence in overview.sentences(tmp_path):
         assert "**" not in sentence
     assert len(overview.sentences(tmp_path)) == len(pd.read_csv(tmp_path / "tables/sentences.csv"))
