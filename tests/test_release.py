@@ -462,6 +462,24 @@ def test_every_kind_is_found_confirmed_and_loads_with_diffusers(whole):
     assert all(torch.equal(v.float(), mine[k]) for k, v in net.state_dict().items())
 
 
+def test_a_network_on_the_slim_autoencoders_latents_is_a_member_of_its_own(whole, monkeypatch):
+    """Replayed on those latents, and refused where they are the teacher's."""
+    run, pipe = whole
+    kind = members.Aligned(parts(run), slimming.student(run, pipe, 0))
+    m = members.member(N5, kind.taught, kind.slim)
+    done = kind.train(run, pipe, [m], kind.settings(run, pipe), None)
+    trained.publish(run, pipe, kind, [m], done, None)
+    t = slimming.aligned_on(run, pipe, N5, kind.taught, kind.slim)
+    assert t.member.name == "aligned/N5-slim-0" and t.released is not None and t.difference < 1e-4
+    another = dataclasses.replace(m, of=m.of | {"vae/slim-0": "0" * 64})
+    assert trained.there(run, m) and not trained.there(run, another)
+    wrong = dataclasses.replace(kind, slim=None)
+    plain = dataclasses.replace(t, member=dataclasses.replace(m, of={}))  # nothing is loaded
+    said = trained.witness(run, pipe, wrong, [plain], t.settings, 2)[m.name]
+    with pytest.raises(Refused, match="aligned/N5-slim-0"):
+        release.confirm(t.released, said, [], 1e-3)
+
+
 def test_a_network_of_other_surrogates_is_absent(whole):
     """New weights of one surrogate: what was made of it is aligned here, the rest is loaded."""
     run, pipe = whole

@@ -20,6 +20,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import yaml
 from PIL import Image
 from safetensors.numpy import save
 
@@ -33,6 +34,7 @@ TOY = """
 import time
 import pandas as pd
 import torch
+import yaml
 from PIL import Image
 
 from nanosd_lib import toyhelp
@@ -466,7 +468,8 @@ def test_a_figure_of_the_pages_is_shown_above_its_caption(run, monkeypatch):
     monkeypatch.setattr("IPython.display.display", seen.append)
     figure, _ = plt.subplots()
     run.figure("05_pareto", figure)._ipython_display_()
-    assert seen[0] is figure and seen[1].data.startswith("*Figure.* Every network judged")
+    said = yaml.safe_load((ROOT / "notebooks/captions.yaml").read_text(encoding="utf-8"))
+    assert seen[0] is figure and seen[1].data == f"*Figure.* {said['05_pareto']}"
 
 
 def test_a_table_is_read_as_it_was_written(run):

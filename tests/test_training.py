@@ -83,13 +83,16 @@ def slowly(work: Path) -> None:
     fit.fit("toy", model, Slow(model), fit.Schedule(150, 1e-2), work, every=5, pause=0)
 
 
-@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_a_process_that_is_killed_and_resumed_ends_where_one_would_that_was_not(tmp_path):
     """kill -9, three times, wherever it strikes: in a step, or while a checkpoint is written."""
-    slowly(tmp_path / "whole")
+    server = multiprocessing.get_context("forkserver")  # autograd may not be forked once it ran
+    server.set_forkserver_preload([fit.__name__])
+    whole = server.Process(target=slowly, args=(tmp_path / "whole",))
+    whole.start()
+    whole.join()
     path, kills, code = tmp_path / "killed" / "toy.safetensors", 0, None
     while code != 0:
-        process = multiprocessing.get_context("fork").Process(target=slowly, args=(path.parent,))
+        process = server.Process(target=slowly, args=(path.parent,))
         before = path.stat().st_mtime_ns if path.exists() else 0
         process.start()
         while process.is_alive() and kills < 3:

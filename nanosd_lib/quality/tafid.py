@@ -38,9 +38,11 @@ def denoised(
     nets: dict[str, UNet2DConditionModel],
     heldout: Sequence[dict[str, Tensor]],
 ) -> dict[str, dict[str, dict[str, float]]]:
-    """`denoising_error` of each network on held-out latents, with its ends."""
-    want = predictions(pipe.unet, heldout)
-    found = {a: denoising_error(predictions(nets[a], heldout), want) for a in archs}
+    """`denoising_error` of each network on held-out latents, with its ends; where a batch has the
+    slim VAE's latents (`own`), the network reads those.
+    """
+    want, read = predictions(pipe.unet, heldout), [b | {"x": b.get("own", b["x"])} for b in heldout]
+    found = {a: denoising_error(predictions(nets[a], read), want) for a in archs}
     return {"errors": {a: x.named("eps_error") for a, x in found.items()}}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -12,9 +13,10 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from nanosd_lib import paper
+from nanosd_lib.data import splits
 from nanosd_lib.hardware import timing
 from nanosd_lib.learning import align
-from nanosd_lib.networks import arch, counting, pipeline, surgery
+from nanosd_lib.networks import arch, counting, pipeline, surgery, vae
 from nanosd_lib.quality import following, prior, tafid, uncertainty
 from nanosd_lib.recipes import drawn, shared, standin, surrogates, trained
 from nanosd_lib.recipes.surrogates import Taught
@@ -27,15 +29,15 @@ NAMES = {str(a): name for name, a in arch.NANOSD.items() if not a.deep}
 TOGETHER = 3  # networks that share a teacher's pass: more would not be done in forty minutes
 
 
-def member(text: str, taught: Taught, vae: Trained | None = None) -> Member:
+def member(text: str, taught: Taught, slim: Trained | None = None) -> Member:
     """The network of that arch, aligned, made of those surrogates; or on the latents of that slim
     VAE.
     """
     name = f"aligned/{NAMES.get(text) or '-'.join(text.replace('|', ' ').split())}"
-    name += "" if vae is None else f"-{vae.member.name.split('/')[1]}"
+    name += "" if slim is None else f"-{slim.member.name.split('/')[1]}"
     of = {t.member.name: t.key for t in taught.used(text)}
-    of |= {} if vae is None else {vae.member.name: vae.key}
-    return Member(name, {"arch": text, "latents": "teacher" if vae is None else "slim"}, of)
+    of |= {} if slim is None else {slim.member.name: slim.key}
+    return Member(name, {"arch": text, "latents": "teacher" if slim is None else "slim"}, of)
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class Aligned(Kind):
     """Alignment (paper, method step 5) of networks made of those surrogates."""
 
     taught: Taught
-    own: Artifact | None = None  # training latents by the slim VAE that a student reads
+    slim: Trained | None = None  # the autoencoder whose latents a student reads
 
     def settings(self, run: Run, pipe: StableDiffusionPipeline) -> Settings:
         g = run.profile.family
@@ -56,10 +58,11 @@ class Aligned(Kind):
     ) -> Artifact:
         train, inputs = shared.training(run, pipe, settings.data["train"], until)
         made_of = sorted({key for m in members for key in m.of.values()})
-        if self.own is not None:
-            own, plain = self.own, train
-            train = Later(lambda: replace(_value(plain), own=own["latents"]["z"]))
-            inputs.append(own)
+        if self.slim is not None:
+            own, more = _own_latents(run, pipe, self.slim, settings.data["train"], until)
+            plain = train
+            train = Later(lambda: replace(plain.value(), own=own.value()))
+            inputs += more
         return run.cached(
             "align",
             align.align_archs,
@@ -102,16 +105,34 @@ class Aligned(Kind):
             device=pipe.device,
             pipe=pipe,
             nets=Later(lambda: {t.member.what["arch"]: network(pipe, t) for t in some}),
-            heldout=Later(lambda: shared.heldout_batches(run, pipe, what)),
+            heldout=Later(functools.partial(self._batches, run, pipe, what)),
         )["errors"]
         return {t.member.name: errors[t.member.what["arch"]]["eps_error"] for t in some}
+
+    def _batches(self, run: Run, pipe, what: Plain) -> list[dict[str, Tensor]]:
+        """Held-out batches, with the slim VAE's latents where a student reads those."""
+        z = splits.of(shared.latents(run, pipe, "heldout", what))
+        if self.slim is not None:
+            z = replace(z, own=_own_latents(run, pipe, self.slim, what, None)[0].value())
+        return splits.heldout_batches(z, pipe, what["scenes"], what["seed"])
 
     def config(self, run: Run, pipe, member: Member) -> Plain:
         return dict(surgery.student(member.what["arch"], pipe.unet).config)
 
 
-def _value(x):
-    return x.value() if isinstance(x, Later) else x
+def _own_latents(run: Run, pipe, t: Trained, what: Plain, until: int | None) -> tuple[Later, list]:
+    """Latents of a split by that slim VAE, all of them or (of a replay) on demand, and what a key
+    must hold of them beside the VAE's own.
+    """
+    other = pipeline.with_parts(pipe, vae=vae.load(t.member.what["kind"], pipe.vae, t.tensors))
+    if until is not None:
+        return Later(lambda: splits.on_demand(other, **what).z), []
+    keys, mine = shared.photographs(run, pipe)
+    seen = {"pipe": other, "mine": mine}
+    made = run.cached(
+        "latents-slim", splits.latents_alone, what, [*keys, t.key], quiet=True, **seen
+    )
+    return Later(lambda: made["latents"]["z"]), [made]
 
 
 def network(pipe: StableDiffusionPipeline, t: Trained) -> surgery.NanoUNet:

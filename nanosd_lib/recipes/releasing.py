@@ -8,6 +8,7 @@ checkpoints and its finished training lie in the store, and a killed verb goes o
 from __future__ import annotations
 
 import argparse
+import contextlib
 import io
 import os
 import shutil
@@ -87,7 +88,7 @@ def _autoencoders(run: Run) -> list[Group]:
 
 
 def _aligned(run: Run) -> list[Group]:
-    """The published nine, three at a time."""
+    """The published nine, three at a time; and NanoSD 2 on the latents of the slim VAE."""
     taught = surrogates.released(run)
     if taught is None:
         return []
@@ -97,6 +98,10 @@ def _aligned(run: Run) -> list[Group]:
         some = [members.member(text, taught) for text in texts[i : i + members.TOGETHER]]
         name = "+".join(m.name.split("/")[1] for m in some)
         found.append(Group(f"aligned/{name}", kind, some))
+    with contextlib.suppress(release.Absent):
+        slim = trained.found(run, slimming.Student(seed=slimming.seeds(run)[0]).member(run))
+        m = members.member(str(arch.NANOSD["N2"]), taught, slim)
+        found.append(Group(m.name, members.Aligned(taught, slim), [m]))
     return found
 
 

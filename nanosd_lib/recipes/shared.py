@@ -94,13 +94,13 @@ def latents(
 
 def training(
     run: Run, pipe: StableDiffusionPipeline, what: dict, until: int | None
-) -> tuple[Any, list]:
+) -> tuple[Later, list]:
     """Latents of a training split, all of them or (of a replay) on demand, and what a key must hold
     of them.
     """
     if until is None:
         made = latents(run, pipe, "train", what)
-        return splits.of(made), [run.teacher_key, made]
+        return Later(lambda: splits.of(made)), [run.teacher_key, made]
     return Later(lambda: splits.on_demand(pipe, **what)), [run.teacher_key, canonical(what)]
 
 

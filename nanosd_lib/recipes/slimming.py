@@ -217,20 +217,10 @@ def profile(
 
 
 # ---------------------------------------------------------------------------------------- co-design
-def own_latents(run: Run, pipe: StableDiffusionPipeline, t: Trained) -> Artifact:
-    """The training latents of `shared.latents` again, by the slim VAE of this pipeline."""
-    what = shared.split_of(run, "train")
-    keys, mine = shared.photographs(run, pipe)
-    seen = {"pipe": pipe, "mine": mine}
-    return run.cached(
-        "latents-slim", splits.latents_alone, what, [*keys, t.key], quiet=True, **seen
-    )
-
-
-def aligned_on(run: Run, pipe, text: str, taught: Taught, t: Trained, own: Artifact) -> Trained:
+def aligned_on(run: Run, pipe, text: str, taught: Taught, t: Trained) -> Trained:
     """The network of that arch aligned on the latents of a slim VAE."""
     m = members.member(text, taught, t)
-    return trained.load(run, pipe, members.Aligned(taught, own), [m])[m.name]
+    return trained.load(run, pipe, members.Aligned(taught, t), [m])[m.name]
 
 
 def combinations(
@@ -248,14 +238,13 @@ def combinations(
     """
     nets = surrogates.later(pipe, taught)
     other = pipeline.with_parts(pipe, vae=network(pipe, t))
-    own = own_latents(run, other, t)
     begin, mine = shared.photographs(run, pipe)
     assembled = lambda: surgery.assemble(Arch.parse(text), pipe.unet, nets.value())  # noqa: E731
     unets: dict = {("teacher", "no"): (lambda: pipe.unet, [])}
     unets["slim", "no"] = (assembled, [taught.key])
     both = {
         "teacher's latents": members.aligned(run, pipe, [text], taught)[text],
-        "slim latents": aligned_on(run, pipe, text, taught, t, own),
+        "slim latents": aligned_on(run, pipe, text, taught, t),
     }
     for kind, one in both.items():
         unets["slim", kind] = (functools.partial(members.network, pipe, one), [one.key])
