@@ -109,6 +109,27 @@ def test_ratios_to_the_teacher(pipe, student):
     slim = table[table.model == "slim"].set_index("part")
     assert (slim.fewer_macs > 5).all()
     assert slim.params["encoder"] == counting.parameters(student.encoder)
+    assert table.faster_low.isna().all()  # one round has no interval
+    ends = timed["table"].drop(columns=tile.FASTER).assign(ms_low=1.0, ms_median=2.0, ms_high=4.0)
+    wide = tile.against_teacher(tile.with_latency(counted, ends))
+    wide = wide[wide.model != "teacher"]
+    assert {tuple(row) for row in wide[tile.FASTER].to_numpy()} == {(1.0, 0.25, 4.0)}
+
+
+def test_ratios_of_rounds_are_paired(monkeypatch, pipe, student):
+    """A machine twice as slow in some rounds is so for both: their ratio keeps its width."""
+    vaes = {"teacher": pipe.vae, "slim": student}
+
+    def rounds(calls, repeats, warmup):
+        slow, drift = np.where(np.arange(20) % 2, 2.0, 1.0), 1 + np.arange(20) / 100
+        return pd.DataFrame({k: slow * (8 if "teacher" in k else 2 * drift) for k in calls})
+
+    monkeypatch.setattr(tile.timing, "rounds", rounds)
+    how = dict(batch=1, repeats=20, warmup=0)
+    made = tile.profile_tile(pipe, str(arch.NANOSD["N2"]), vaes, **how)["table"]
+    slim = made[made.model == "slim"].set_index("component").loc["VAE decoder"]
+    assert slim.ms_high / slim.ms_low > 1.8 and slim.faster_high / slim.faster_low < 1.2
+    assert slim.faster_low < slim.faster < slim.faster_high
 
 
 def test_the_judge_costs_what_its_backbone_costs():

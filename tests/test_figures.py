@@ -87,6 +87,17 @@ def test_tables_of_pages_say_interval_and_control():
     assert shown.model.to_list() == ["slim (mean of 2 seeds)", "teacher"]
     assert shown["PSNR, dB"][0] == "31.0 (29.0 to 33.0)"
     assert shown["correlation of latents"].to_list() == ["0.850", "–"]
+    timed = {"part": "encoder", "params": 4000, "fewer_macs": 8.0, "model": ["teacher", "slim"]}
+    ends = {"faster": 3.0, "faster_low": 2.7, "faster_high": 3.3}
+    each = [pd.DataFrame(timed | ends | {"batch": k}) for k in (8, 1)]
+    shown = pages.speeds(pd.concat(each)).data
+    assert shown.to_dict("records") == [
+        {
+            "half": "encoder", "model": "slim", "parameters": "4,000",
+            "multiply-adds, times fewer": "8.0", "times as fast, batch 8": "3.00 (2.70 to 3.30)",
+            "times as fast, batch 1": "3.00 (2.70 to 3.30)",
+        }
+    ]  # fmt: skip
     table = family().assign(arch=NAMES, params=1e6, tafid_paper=[None] * 8, htp_ms_paper=27)
     table = table.assign(latency_low=CROWD - 1, latency_high=CROWD + 1)
     some = pages.family(table, dict.fromkeys(NAMES, 600))

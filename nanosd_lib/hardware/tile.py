@@ -13,6 +13,9 @@ from nanosd_lib.hardware import timing
 from nanosd_lib.networks import counting, pipeline, precision, surgery, vae
 from nanosd_lib.networks.vae import Autoencoder
 
+MS = ["ms_median", "ms_low", "ms_high"]
+FASTER = ["faster", "faster_low", "faster_high"]
+
 
 def _encoder(net: Autoencoder, x: Tensor) -> Callable[[], object]:
     return timing.call(net.encode, {"x": x})
@@ -36,7 +39,8 @@ def profile_tile(
     warmup: int,
 ) -> dict:
     """Latency of every part of the pipeline over `batch` tiles, in turns: component, model,
-    ms_median, ms_low, ms_high; the slim U-Net is the network of that arch.
+    ms_median, ms_low, ms_high, and `FASTER`: the teacher's over each model's within a round, the
+    median with its interval. The slim U-Net is the network of that arch.
     """
     side, w = pipeline.side(pipe), pipe.unet.conv_in.weight
     g = torch.Generator().manual_seed(0)
@@ -50,9 +54,12 @@ def profile_tile(
         calls["VAE decoder", name] = _decoder(net, inputs["sample"])
     for name, net in (("teacher", pipe.unet), ("slim", surgery.student(arch, pipe.unet).eval())):
         calls["U-Net", name] = timing.call(net, inputs)
-    table = timing.measure({"|".join(k): v for k, v in calls.items()}, repeats, warmup)
+    each = timing.rounds({"|".join(k): v for k, v in calls.items()}, repeats, warmup)
+    table = timing.quartiles(each)
     table[["component", "model"]] = table.name.str.split("|", expand=True)
-    return {"table": table[["component", "model", "ms_median", "ms_low", "ms_high"]]}
+    ratios = [each[f"{c}|teacher"] / each[f"{c}|{m}"] for c, m in calls]
+    table[FASTER] = [timing.median(r) for r in ratios]
+    return {"table": table[["component", "model", *MS, *FASTER]]}
 
 
 @precision.single()
@@ -80,24 +87,29 @@ def _parameters(net: Autoencoder, part: str) -> int:
 
 def with_latency(counted: pd.DataFrame, measured: pd.DataFrame) -> pd.DataFrame:
     """Rows of `vae_costs` beside measured latencies (component, model, ms_median, ms_low, ms_high,
-    and backend where several were measured).
+    backend where several were measured, and `FASTER` where rounds were compared).
     """
     ms = measured[measured.component.str.startswith("VAE ")]
     ms = ms.assign(part=ms.component.str.removeprefix("VAE "))
-    columns = ["model", "part", "backend", "ms_median", "ms_low", "ms_high"]
+    columns = ["model", "part", "backend", *MS, *FASTER]
     return counted.merge(ms[[c for c in columns if c in ms]], on=["model", "part"])
 
 
 def against_teacher(table: pd.DataFrame) -> pd.DataFrame:
-    """`with_latency`'s rows with fewer_macs and faster: the teacher's over each model's."""
+    """`with_latency`'s rows with fewer_macs and `FASTER`: the teacher's over each model's. Where no
+    rounds were compared, the ends are those of the quartiles against each other, which is wide.
+    """
     keys = [c for c in ("part", "backend") if c in table]
-    base = table[table.model == "teacher"].set_index(keys)[["gmac", "ms_median"]]
+    base = table[table.model == "teacher"].set_index(keys)[["gmac", *MS]]
     joined = table.join(base.add_suffix("_teacher"), on=keys)
-    ratios = {
-        "fewer_macs": joined.gmac_teacher / joined.gmac,
-        "faster": joined.ms_median_teacher / joined.ms_median,
-    }
-    return table.assign(**ratios)
+    found = table.assign(fewer_macs=joined.gmac_teacher / joined.gmac)
+    if "faster" in table:
+        return found[[c for c in found if c not in FASTER] + FASTER]
+    alone = (table.model == "teacher").to_numpy()  # against itself: 1, and no question
+    for name, over, under in zip(FASTER, MS, [MS[0], MS[2], MS[1]], strict=True):
+        ratio = joined[f"{over}_teacher"] / joined[under]
+        found[name] = ratio.mask(alone, 1.0 if name == "faster" else float("nan"))
+    return found
 
 
 CONFIGURATIONS = {  # U-Net, VAE

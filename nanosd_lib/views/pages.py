@@ -68,6 +68,19 @@ def autoencoders(whole: pd.DataFrame, seeds: Mapping[str, int]) -> Any:
     return pd.DataFrame(rows).style.hide(axis="index").set_caption(said)
 
 
+def speeds(table: pd.DataFrame) -> Any:
+    """Rows of vae_speed.csv, a line for each half of each student."""
+    students, rows = table[table.model != "teacher"], []
+    for (part, model), some in students.groupby(["part", "model"], sort=False):
+        row = {"half": part, "model": model, "parameters": f"{some.params.iloc[0]:,}"}
+        row["multiply-adds, times fewer"] = f"{some.fewer_macs.iloc[0]:.1f}"
+        for _, r in some.iterrows():
+            row[f"times as fast, batch {r.batch}"] = within(r, "faster", "{:.2f}")
+        rows.append(row)
+    said = "against the teacher's half; medians over rounds with 95 % intervals, paired by round"
+    return pd.DataFrame(rows).style.hide(axis="index").set_caption(said)
+
+
 def family(table: pd.DataFrame, steps: Mapping[str, int]) -> Any:
     """family.csv as a reader wants it; steps of alignment by arch."""
     rows = [

@@ -60,6 +60,20 @@ def halves(vae: pd.DataFrame) -> str:
     return f"With only one half slim and the other the teacher's: {'; '.join(parts)}."
 
 
+def speeds(table: pd.DataFrame) -> str:
+    """What fewer multiply-adds buy in time (vae_speed.csv)."""
+    said = []
+    for part, some in table[table.model == "slim"].groupby("part", sort=False):
+        each = [f"at batch {r.batch} {within(r, 'faster', '{:.1f}')}" for _, r in some.iterrows()]
+        fewer = some.fewer_macs.iloc[0]
+        sure = "surely" if some.faster_high.max() < fewer else "not surely"
+        said.append(
+            f"The slim {part} needs {fewer:.1f} times fewer multiply-adds; it is {listed(each)}"
+            f" times as fast, {sure} less than that"
+        )
+    return f"{'. '.join(said)}. What moves memory, and what each call costs, stay."
+
+
 def pipelines(codesign: pd.DataFrame) -> str:
     """What either slim part adds to tAFID (codesign.csv)."""
     by = codesign.set_index(["unet", "vae", "aligned"])
