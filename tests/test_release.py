@@ -596,7 +596,7 @@ def test_drawn_pictures_are_shipped_and_only_the_first_are_drawn_again(
         pipeline, "generate", lambda p, some, *rest: count.append(len(some)) or real(p, some, *rest)
     )
     against, made = judged(other, pipe)
-    assert count == [16, 16, 16]  # the teacher's, those of other noise, the network's
+    assert count == [8, 8, 8]  # the teacher's, those of other noise, the network's
     assert len(made["features"]["features"]) == 20
     torch.testing.assert_close(made["features"]["features"], before, rtol=1e-3, atol=1e-3)
     count.clear()
@@ -669,7 +669,7 @@ def test_what_is_looked_at_in_pictures_is_shipped_and_only_the_first_are_drawn_a
         pipeline, "generate", lambda p, some, *rest: count.append(len(some)) or real(p, some, *rest)
     )
     again = pages(other)
-    pairs, answers, spread, ways, others = 3 * 4, 7 * 2, 2 * 4, 2 * 9, 3 * 16
+    pairs, answers, spread, ways, others = 3 * 4, 7 * 2, 2 * 4, 2 * 9, 3 * 8
     assert sum(count) == pairs + answers + spread + ways + others
     pd.testing.assert_frame_equal(again[0]["table"], before[0]["table"])
     pd.testing.assert_frame_equal(again[0]["hits"], before[0]["hits"])

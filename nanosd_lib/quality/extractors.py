@@ -22,6 +22,7 @@ from nanosd_lib.quality import judges, metrics
 
 T = TypeVar("T")
 UNLIKE = 0.02  # how far features of a picture drawn again may lie from those of before
+KEPT = 8  # pictures of a network that are kept to be shown, and drawn again where all were shipped
 INCEPTION = Path("/tmp/inception-2015-12-05.pt")  # where clean-fid 0.1.35 keeps its weights
 
 
@@ -82,7 +83,7 @@ def looked_at(
     prompts: list[str],
     how: Sampling,
     desc: str = "images",
-    keep: int = 16,
+    keep: int = KEPT,
     known: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Features (N, D) of `generate`'s images and the first `keep` of them: no more are held than a

@@ -18,7 +18,7 @@ from nanosd_lib.networks.pipeline import Sampling
 from nanosd_lib.quality import extractors, metrics
 
 PAIRED = ("detail", "detail_teacher", "lpips_near", "cosine_near", "lpips_far", "cosine_far")
-WITNESSES = 16  # pictures; of paths one
+WITNESSES = extractors.KEPT  # pictures; of paths one
 
 
 @torch.no_grad()

@@ -76,7 +76,7 @@ def score(
     pipe: StableDiffusionPipeline,
     teacher_features: Tensor,
     how: Sampling,
-    keep: int = 16,
+    keep: int = extractors.KEPT,
     known: Tensor | None = None,
 ) -> tuple[dict[str, float], dict[str, dict[str, Tensor]]]:
     """tAFID and paired cosine of a U-Net against the teacher's features, with their intervals; and
@@ -103,7 +103,7 @@ def score_arch(
     teacher_features: Tensor,
     how: Sampling,
     known: Mapping[str, Tensor] | None = None,
-    keep: int = 16,
+    keep: int = extractors.KEPT,
 ) -> dict:
     """`score` of the network assembled from trained surrogates, without any training (paper, search
     step).
@@ -119,7 +119,7 @@ def score_net(
     teacher_features: Tensor,
     how: Sampling,
     known: Mapping[str, Tensor] | None = None,
-    keep: int = 16,
+    keep: int = extractors.KEPT,
 ) -> dict:
     """`score` of that network as a computation's values; `known`: features by arch."""
     scores, kept = score(net, pipe, teacher_features, how, keep, (known or {}).get(arch))
