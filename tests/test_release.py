@@ -28,9 +28,11 @@ from nanosd_lib.recipes import (
     shared,
     slimming,
     standin,
+    super_resolution,
     surrogates,
     trained,
 )
+from nanosd_lib.restoration import one_step
 from nanosd_lib.runs import notebook, provenance, release
 from nanosd_lib.runs.release import Absent, Refused
 from nanosd_lib.views import readings_family
@@ -681,6 +683,31 @@ def test_what_is_looked_at_in_pictures_is_shipped_and_only_the_first_are_drawn_a
     assert not drawn.known(
         other, "resemblance", shared.sampling(run)["how"], 18, [t.key], judge="another"
     ).features
+
+
+def test_restorations_are_shipped_and_only_what_is_shown_is_restored_again(
+    whole, tmp_path, monkeypatch
+):
+    run, pipe = whole
+    b, asked = restoring.Backbone(), {"restoration.heldout": 12}
+    t = restoring.system(run, pipe, b)
+    case = super_resolution.Case("OSEDiff", b, (t,), t.settings.budget["t"])
+    first = open_run(monkeypatch, tmp_path, **asked)
+    (before,) = super_resolution.judged(first, pipe, case)
+    assert drawn.publish(first, {"another"}, None) == []
+    assert drawn.publish(first, {t.key}, None) == ["drawn/restored-mild-0-12"]
+    other = open_run(monkeypatch, tmp_path / "empty", **asked)
+    monkeypatch.setenv("NANOSD_RELEASE", str(tmp_path / "release"))
+    count: list[int] = []
+    real = one_step.OneStep.__call__
+    monkeypatch.setattr(
+        one_step.OneStep, "__call__", lambda self, x: count.append(len(x)) or real(self, x)
+    )
+    (again,) = super_resolution.judged(other, pipe, case)
+    assert count == [8, 6]  # scenes, and a crop of each photograph
+    pd.testing.assert_frame_equal(again["table"], before["table"], rtol=0.01)
+    bare = super_resolution.Case("untrained", b, (), case.t)
+    assert super_resolution.judged(other, pipe, bare) and count[2:] == [12, 12]
 
 
 def test_what_another_profile_drew_is_not_shipped(whole, tmp_path, monkeypatch):

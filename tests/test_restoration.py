@@ -6,6 +6,7 @@ import copy
 import logging
 from types import SimpleNamespace
 
+import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -371,11 +372,12 @@ def test_a_frechet_distance_of_sets_resamples_the_sets():
 
 
 def test_judging_restored_pictures(pipe):
-    how = {"n": 6, "family": "mild", "judge": "mini-clip", "features": "mini-clip", "seed": 0}
+    sampled = pipeline.Sampling(steps=1, guidance=1.0)
+    how = {"n": 6, "family": "mild", "judge": "mini-clip", "how": sampled, "said": "bicubic"}
     plain = judging.judged(pipe, None, ["none"], **how)
     table = plain["table"].set_index("data")
     assert table.n.to_dict() == {"held-out scenes": 6, "held-out photographs": 6}
-    top = judging.ceiling(pipe, pipe.vae, 6, "mini-clip", "mini-clip", 0)
+    top = judging.ceiling(pipe, pipe.vae, 6, "mini-clip", sampled)
     through = top["table"].set_index("data")
     for kind in table.index:
         assert through.psnr_y[kind] > table.psnr_y[kind] and through.lpips[kind] < table.lpips[kind]
@@ -383,6 +385,33 @@ def test_judging_restored_pictures(pipe):
     x = plain["pictures"]
     again = metrics.psnr(*(judging.luma(x[f"held-out scenes, {k}"]) for k in ("clean", "none")))
     torch.testing.assert_close(again, plain["sets"]["held-out scenes, none, psnr_y"].float())
+
+
+def test_restorations_whose_rows_are_known_are_made_again_for_the_first_alone(pipe):
+    """The same table from eight pictures of a kind; refused where a measure or a feature moved."""
+    how = {"n": 24, "family": "mild", "judge": "mini-clip", "said": "half"}
+    how |= {"how": pipeline.Sampling(steps=1, guidance=1.0)}
+    asked: list[int] = []
+
+    def half(x):
+        asked.append(len(x))
+        return x / 2
+
+    whole = judging.judged(pipe, half, ["none", "wavelet"], **how)
+    n = sum(asked)
+    known = {k: v.half() for k, v in whole["features"].items()}
+    again = judging.judged(pipe, half, ["none", "wavelet"], **how, known=known)
+    assert sum(asked) - n == 8 + 6 < n  # scenes, and one crop of each photograph
+    pd.testing.assert_frame_equal(again["table"], whole["table"], rtol=0.01)
+    for name, x in whole["pictures"].items():
+        torch.testing.assert_close(again["pictures"][name], x)
+    for column in (0, 2, 10, -1):  # PSNR, LPIPS, a feature; a feature of the second fix
+        other = {k: v.clone() for k, v in known.items()}
+        other["half: held-out photographs"][0, column] += 1
+        with pytest.raises(ValueError, match="half: held-out photographs: pictures drawn again"):
+            judging.judged(pipe, half, ["none", "wavelet"], **how, known=other)
+    with pytest.raises(ValueError, match="numbers a picture are shipped"):
+        judging.judged(pipe, half, ["none"], **how, known=known)
 
 
 def test_the_judges_lpips_sees_blur_and_noise():

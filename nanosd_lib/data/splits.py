@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 from nanosd_lib.data import folder, miniworld, photographs, raycast
 from nanosd_lib.networks import pipeline
 
+KINDS = ("held-out scenes", "held-out photographs")
 SEEDS = {"train": 101, "heldout": 202, "prompts": 303}  # never the seed the teacher was trained on
 # of the 1,000,003 steps that `learning.fit.rng` gives a seed: none trains so far
 HELDOUT_STEP = 900_000
@@ -288,7 +289,7 @@ def heldout_sets(
     scenes = heldout_pictures(pipe, n, seed, mine)["held-out scenes"]
     names = heldout_photographs(pipe, 1, seed, mine)
     each = heldout_photographs(pipe, max(1, n // len(names)), seed, mine)
-    return {"held-out scenes": [*scenes.split(1)], "held-out photographs": [*each.values()]}
+    return dict(zip(KINDS, ([*scenes.split(1)], [*each.values()]), strict=True))
 
 
 def judged(mine: object) -> str:

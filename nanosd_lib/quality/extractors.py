@@ -120,13 +120,18 @@ def witnessed(
     if known is None:
         return draw(n)
     again, kept = draw(min(witnesses, n))
-    apart = unlike(again, known[:witnesses])
+    alike(again, known[:witnesses], desc)
+    return known.double(), kept
+
+
+def alike(again: Tensor, known: Tensor, desc: str) -> None:
+    """ValueError where rows that were made again are not those that were `known`."""
+    apart = unlike(again, known)
     if not apart < UNLIKE:
         raise ValueError(
             f"{desc}: pictures drawn again are not those whose features are shipped (they lie"
             f" {apart:.2g} apart, at most {UNLIKE:g} is the arithmetic of another machine)"
         )
-    return known.double(), kept
 
 
 def unlike(a: Tensor, b: Tensor) -> float:

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from nanosd_lib.recipes import drawn, members, photographed, shared, standin, surrogates
+from nanosd_lib.recipes import (
+    drawn,
+    members,
+    photographed,
+    shared,
+    standin,
+    super_resolution,
+    surrogates,
+)
 from nanosd_lib.runs import release
 from nanosd_lib.runs.notebook import Run
 
@@ -38,6 +46,10 @@ def _drawn(run: Run, pipe, name: str) -> dict:
             found = standin.missed(run, pipe, kind.removeprefix("errors-").replace("-", " "))
             said = f"the first batch of {len(found['features'])} errors again"
             return {"name": name, "state": "confirmed", "said": said}
+        if kind.startswith("restored-"):
+            family = kind.removeprefix("restored-")
+            n = len(super_resolution.everything(run, pipe, family))
+            return {"name": name, "state": "confirmed", "said": f"{n} restorations again"}
         against = shared.reference(run, pipe, asked["images"], draw)
         n = len(against["features"])
         if kind in ("removed", "one-R"):

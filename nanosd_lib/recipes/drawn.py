@@ -54,6 +54,8 @@ SETS = {  # the cached computations that draw and keep features
     "resemblance": Set("resemblance", 1, ("judge",)),
     "diversity": Set("diversity", 1, ("samples",)),
     "path": Set("paths", 1, ("frames",)),
+    "restored-mild": Set("restored-mild", 2, ("judge",)),
+    "restored-strong": Set("restored-strong", 2, ("judge",)),
 }
 
 

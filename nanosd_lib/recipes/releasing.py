@@ -33,6 +33,7 @@ from nanosd_lib.recipes import (
     shared,
     slimming,
     standin,
+    super_resolution,
     surrogates,
     trained,
 )
@@ -45,6 +46,7 @@ COMMIT = "NANOSD_COMMIT"  # of the copy that a job runs
 MANY = f"{drawn.HOME}/many"  # `family.many` pictures of each aligned network: drawn by no page
 PRIOR = f"{drawn.HOME}/prior"  # drawn by pages 00 and 06, and without them
 ERRORS = f"{drawn.HOME}/errors"  # without each stage, by pages 00 and 02
+RESTORED = f"{drawn.HOME}/restored"  # held-out pictures by every system of page 07
 
 
 @dataclass(frozen=True)
@@ -282,12 +284,17 @@ def _draw_errors(run: Run, pipe) -> None:
         standin.missed(run, pipe, way)
 
 
-DRAWN = {MANY: _draw_many, PRIOR: _draw_prior, ERRORS: _draw_errors}
+def _draw_restored(run: Run, pipe) -> None:
+    for family in super_resolution.FAMILIES:
+        super_resolution.everything(run, pipe, family)
+
+
+DRAWN = {MANY: _draw_many, PRIOR: _draw_prior, ERRORS: _draw_errors, RESTORED: _draw_restored}
 
 
 def _ship(run: Run) -> int:
     """What pages have drawn of members of the release, from the store."""
-    parts = {key for kind in ("aligned", "vae") for key in release.keys(kind).values()}
+    parts = {key for kind in ("aligned", "vae", "adapters") for key in release.keys(kind).values()}
     taught = surrogates.released(run)
     parts |= set() if taught is None else {taught.key}
     grown = drawn.publish(run, parts, os.environ[COMMIT] or None)

@@ -17,7 +17,15 @@ from nanosd_lib.networks.arch import NANOSD, Arch
 from nanosd_lib.networks.vae import Autoencoder
 from nanosd_lib.quality import uncertainty
 from nanosd_lib.quality.uncertainty import Interval
-from nanosd_lib.recipes import photographed, restoring, shared, slimming, trained
+from nanosd_lib.recipes import (
+    drawn,
+    photographed,
+    restoring,
+    shared,
+    slimming,
+    surrogates,
+    trained,
+)
 from nanosd_lib.recipes.restoring import Backbone
 from nanosd_lib.recipes.surrogates import Taught
 from nanosd_lib.recipes.trained import Trained
@@ -28,6 +36,7 @@ from nanosd_lib.runs.cache import Later
 from nanosd_lib.runs.notebook import Artifact, Run
 from nanosd_lib.runs.provenance import canonical, text_hash
 
+FAMILIES = ("mild", "strong")  # of damage: nothing was trained on the second
 FIXES = ["none", "wavelet"]
 FIX = "wavelet"  # of comparisons: the published tools fix colours by default
 
@@ -80,9 +89,9 @@ def judged(run: Run, pipe, case: Case, family: str = restoring.TRAINED_ON) -> li
     first alone in a family that nothing was trained on.
     """
     r, (keys, mine) = run.profile.restoration, shared.photographs(run, pipe)
-    how = {"n": r.heldout, "judge": r.judge, "features": run.profile.samples.features}
-    b, how = case.backbone, how | {"seed": run.seed}
-    context = {"quiet": True, "pipe": pipe, "mine": mine}
+    sampled = shared.sampling(run)
+    how: dict = {"n": r.heldout, "judge": r.judge, **sampled}
+    b, context = case.backbone, {"quiet": True, "pipe": pipe, "mine": mine}
     if case.system == "VAE alone":
         assert b is not None
         net = Later(functools.partial(b.vae_of, pipe))
@@ -91,17 +100,25 @@ def judged(run: Run, pipe, case: Case, family: str = restoring.TRAINED_ON) -> li
     made = []
     seeds = case.adapters if family == restoring.TRAINED_ON else case.adapters[:1]
     for t in seeds or (None,):
-        mine_of = [*keys, case.system]
-        restore = None
+        restore, parts = None, []
         if b is not None:
             restore = Later(functools.partial(restoring.restorer, pipe, b, t, case.t or 0))
-            mine_of += [*b.of.values(), str(case.t), *([t.key] if t else [])]
-            mine_of.append(_code(case))
-        params = how | {"family": family, "fixes": FIXES if b else FIXES[:1]}
-        made.append(
-            run.cached("restored", judging.judged, params, mine_of, restore=restore, **context)
-        )
+            parts = [*b.of.values(), *([t.key] if t else [])]
+        name = f"restored-{family}"
+        seen = drawn.known(run, name, sampled["how"], r.heldout, parts, judge=r.judge)
+        labels = [f"{case.label}: {kind}" for kind in splits.KINDS]
+        params = how | {"family": family, "fixes": FIXES if b else FIXES[:1], "said": case.label}
+        inputs = [*keys, _code(case), *parts, *seen.keys(*labels)]
+        context |= {"restore": restore, "known": seen.features}
+        made.append(run.cached(name, judging.judged, params, inputs, **context))
     return made
+
+
+def everything(run: Run, pipe, family: str) -> list[Artifact]:
+    """`judged` of every case that restores."""
+    some = cases(run, pipe, surrogates.taught(run, pipe)).values()
+    made = [judged(run, pipe, case, family) for case in some if case.system != "VAE alone"]
+    return [one for each in made for one in each]
 
 
 def _code(case: Case) -> str:
@@ -161,7 +178,7 @@ def differences(
     for (label, degraded), each in made.items():
         if degraded != family or label in (against, "VAE alone, teacher", "VAE alone, slim"):
             continue
-        for data in ("held-out scenes", "held-out photographs"):
+        for data in splits.KINDS:
             for measure in judging.MEASURES:
                 other = sets(made[against, family], data, measure, fix)
                 off = sets(each, data, measure, fix) - other

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import pandas as pd
 import torch
@@ -11,6 +11,7 @@ from diffusers import StableDiffusionPipeline
 from torch import Tensor
 
 from nanosd_lib.data import degradations, folder, splits
+from nanosd_lib.networks.pipeline import Sampling
 from nanosd_lib.networks.vae import Autoencoder
 from nanosd_lib.quality import autoencoders, extractors, metrics, uncertainty
 from nanosd_lib.restoration import colour
@@ -55,6 +56,18 @@ def heldout(
     return found
 
 
+@functools.lru_cache(maxsize=1)
+def _clean(
+    pipe: StableDiffusionPipeline, n: int, seed: int, features: str, mine: folder.Photographs | None
+) -> dict[str, Tensor]:
+    """Features of the clean pictures by kind: every restoration is laid beside them."""
+    look = extractors.extractor(features, pipe.device)
+    return {
+        kind: extractors.features(look, clean)
+        for kind, (clean, _, _) in heldout(pipe, n, None, seed, mine).items()
+    }
+
+
 def judged(
     pipe: StableDiffusionPipeline,
     restore: Callable[[Tensor], Tensor] | None,
@@ -62,25 +75,28 @@ def judged(
     n: int,
     family: str,
     judge: str,
-    features: str,
-    seed: int,
+    how: Sampling,
+    said: str = "",
     mine: folder.Photographs | None = None,
+    known: Mapping[str, Tensor] | None = None,
 ) -> dict:
     """About n held-out pictures of each kind (`splits.heldout_sets`), damaged, restored, and with
     each of the colour fixes; where `restore` is None the damaged ones as they are, by bicubic
-    interpolation.
+    interpolation. Of `how`, the seed and the features.
 
     table: data, fix, n, each measure and the Frechet distance to the clean pictures with their
     ends; n counts scenes, or photographs. sets: each measure by data and fix, one number a set, for
     paired comparisons; crops: the same of every picture, one set after another; pictures: the first
-    eight (one of a photograph) clean, damaged, restored.
+    eight (one of a photograph) clean, damaged, restored; features: what was seen in every picture,
+    by "`said`: data". Where that is `known`, only those eight are restored again, and must look
+    as they did (ValueError).
     """
 
     def make(clean: Tensor, damaged: Tensor) -> dict[str, Tensor]:
         made = damaged if restore is None else restore(damaged)
         return {fix: colour.FIXES[fix](made, damaged) for fix in fixes}
 
-    return _judged(pipe, make, n, family, judge, features, seed, mine)
+    return _judged(pipe, make, n, family, judge, how, said, mine, known or {})
 
 
 def _judged(
@@ -89,34 +105,61 @@ def _judged(
     n: int,
     family: str | None,
     judge: str,
-    features: str,
-    seed: int,
+    how: Sampling,
+    said: str,
     mine: folder.Photographs | None,
+    known: Mapping[str, Tensor],
 ) -> dict:
-    rows: list[dict] = []
+    table: list[dict] = []
     sets: dict[str, Tensor] = {}
     crops: dict[str, Tensor] = {}
     shown: dict[str, Tensor] = {}
-    look = extractors.extractor(features, pipe.device)
-    for kind, (clean, damaged, each) in heldout(pipe, n, family, seed, mine).items():
+    features: dict[str, Tensor] = {}
+    look = extractors.extractor(how.features, pipe.device)
+    was = _clean(pipe, n, how.seed, how.features, mine)
+    for kind, (clean, damaged, each) in heldout(pipe, n, family, how.seed, mine).items():
         first = [int(i) for i in torch.tensor([0, *each[:-1]]).cumsum(0)[:8]]
-        shown |= {
-            f"{kind}, clean": clean[first].clone(),
-            f"{kind}, damaged": damaged[first].clone(),
-        }
-        was = extractors.features(look, clean)
-        for fix, x in make(clean, damaged).items():
-            made = x.clamp(-1, 1)
+        shown |= {f"{kind}, clean": clean[first], f"{kind}, damaged": damaged[first]}
+        label = f"{said}: {kind}"
+        some = first if label in known else list(range(len(clean)))
+        made = {k: x.clamp(-1, 1) for k, x in make(clean[some], damaged[some]).items()}
+        rows = torch.cat(
+            [_seen(clean[some], x, judge, look, pipe.device) for x in made.values()], 1
+        )
+        if label in known:
+            _alike(rows, known[label][first], len(made), label)
+            rows = known[label].double()
+        features[label] = rows
+        for (fix, x), block in zip(made.items(), rows.chunk(len(made), 1), strict=True):
             row: dict = {"data": kind, "fix": fix, "n": len(each)}
-            for name, found in scores(clean, made, judge, pipe.device).items():
-                by = torch.stack([part.double().mean() for part in found.split(each)])
+            for name, found in zip(MEASURES, block.T, strict=False):
+                by = torch.stack([part.mean() for part in found.split(each)])
                 row |= uncertainty.mean(by).named(name)
                 sets[f"{kind}, {fix}, {name}"] = by
-                crops[f"{kind}, {fix}, {name}"] = found
-            now = extractors.features(look, made)
-            rows.append(row | uncertainty.frechet(now, was, each=each).named("frechet"))
-            shown[f"{kind}, {fix}"] = made[first].clone()
-    return {"table": pd.DataFrame(rows), "sets": sets, "crops": crops, "pictures": shown}
+                crops[f"{kind}, {fix}, {name}"] = found.clone()
+            now = block[:, len(MEASURES) :]
+            table.append(row | uncertainty.frechet(now, was[kind], each=each).named("frechet"))
+            shown[f"{kind}, {fix}"] = x[[some.index(i) for i in first]]
+    seen = {"sets": sets, "crops": crops, "pictures": shown, "features": features}
+    return {"table": pd.DataFrame(table), **seen}
+
+
+def _seen(clean: Tensor, made: Tensor, judge: str, look, device: torch.device) -> Tensor:
+    """Each of `MEASURES` and the features of every picture (N, 3 + D)."""
+    found = scores(clean, made, judge, device)
+    measured = torch.stack([found[k].double() for k in MEASURES], 1)
+    return torch.cat([measured, extractors.features(look, made)], 1)
+
+
+def _alike(again: Tensor, known: Tensor, fixes: int, said: str) -> None:
+    """ValueError where a measure, or the features, are not those that were `known`."""
+    if again.shape != known.shape:
+        raise ValueError(
+            f"{said}: {known.shape[1]} numbers a picture are shipped, not those of now"
+        )
+    parts = [1, 1, 1, again.shape[1] // fixes - len(MEASURES)] * fixes
+    for one, other in zip(again.split(parts, 1), known.split(parts, 1), strict=True):
+        extractors.alike(one, other, said)
 
 
 def ceiling(
@@ -124,8 +167,7 @@ def ceiling(
     net: Autoencoder,
     n: int,
     judge: str,
-    features: str,
-    seed: int,
+    how: Sampling,
     mine: folder.Photographs | None = None,
 ) -> dict:
     """The clean pictures through a VAE alone, judged as `judged` does it: what no restoration
@@ -135,7 +177,7 @@ def ceiling(
     def make(clean: Tensor, damaged: Tensor) -> dict[str, Tensor]:
         return {"none": autoencoders.pictures(net, autoencoders.latents(net, clean)[0])}
 
-    return _judged(pipe, make, n, None, judge, features, seed, mine)
+    return _judged(pipe, make, n, None, judge, how, "ceiling", mine, {})
 
 
 @torch.no_grad()
