@@ -6,6 +6,7 @@ together: two sets of features of the same prompts lose and gain the same rows.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -117,17 +118,20 @@ def frechet_ratio(above: Sequence[Tensor], below: Sequence[Tensor], against: Ten
             "frechet_ratio: every set needs the rows of `against`, and above its below"
         )
 
-    def mean(distance, rows: Tensor | slice) -> float:
-        to = [distance(x[rows], against[rows]) for x in (*above, *below)]
-        logs = torch.tensor(to, dtype=torch.float64).log()
-        return float((logs[: len(above)] - logs[len(above) :]).mean())
-
-    value = mean(metrics.frechet, slice(None))
-    few = FEW if min(len(against), against.shape[1]) <= LARGE else FEW // 10
-    drawn = [mean(metrics.frechet_of, i) for i in resamples(len(against), few, 0)]
+    over, under = (torch.stack([_logs(x, against) for x in xs]) for xs in (above, below))
+    value, *drawn = (over - under).mean(0).tolist()
     middle, (low, high) = float(torch.tensor(drawn).median()), _ends(torch.tensor(drawn))
     found = torch.tensor([value, value + low - middle, value + high - middle]).exp()
     return Interval(*(float(x) if x.isfinite() else float("nan") for x in found))
+
+
+@functools.lru_cache(maxsize=64)  # one set of features is in many ratios of a page
+def _logs(x: Tensor, against: Tensor) -> Tensor:
+    """Logarithms of the Frechet distance of all rows, and of resampled ones."""
+    few = FEW if min(len(against), against.shape[1]) <= LARGE else FEW // 10
+    to = [metrics.frechet(x, against)]
+    to += [metrics.frechet_of(x[i], against[i]) for i in resamples(len(against), few, 0)]
+    return torch.tensor(to, dtype=torch.float64).log()
 
 
 def over_seeds(x: Sequence[float]) -> Interval:
