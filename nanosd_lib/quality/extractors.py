@@ -5,6 +5,8 @@ Every number names its protocol; the plain names are kept for the published weig
 
 from __future__ import annotations
 
+import copy
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -44,13 +46,18 @@ def extractor(name: str, device: str | torch.device = "cpu") -> Callable[[Tensor
 
 
 def _clip() -> Any:
-    from transformers import CLIPModel
-
     folder = ROOT / "data" / "mini-clip"
     if not folder.is_dir():
         raise FileNotFoundError(
             "data/mini-clip is missing: bring it back with `git checkout data/mini-clip`"
         )
+    return copy.deepcopy(_read(folder))
+
+
+@functools.cache  # a page judges some hundred times
+def _read(folder: Path) -> Any:
+    from transformers import CLIPModel
+
     return CLIPModel.from_pretrained(folder, dtype=torch.float32).eval().requires_grad_(False)
 
 
