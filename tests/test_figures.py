@@ -98,6 +98,12 @@ def test_tables_of_pages_say_interval_and_control():
             "times as fast, batch 1": "3.00 (2.70 to 3.30)",
         }
     ]  # fmt: skip
+    rows = [("roofline", "htp_ms", "published", "as printed"), ("roofline", "eager", "stages", "x")]
+    fits = pd.DataFrame(rows, columns=["predictor", "target", "rows", "strings"]).assign(r2=0.5)
+    assert pages.explained(fits).data.index.to_list() == [
+        ("nine printed, Hexagon", "as printed"),
+        ("36 stages here, eager", "counted"),
+    ]
     table = family().assign(arch=NAMES, params=1e6, tafid_paper=[None] * 8, htp_ms_paper=27)
     table = table.assign(latency_low=CROWD - 1, latency_high=CROWD + 1)
     some = pages.family(table, dict.fromkeys(NAMES, 600))

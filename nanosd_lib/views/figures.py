@@ -83,18 +83,35 @@ def plain(ax: plt.Axes) -> None:
 
 def bars(table: pd.DataFrame, value: str, label: str, low: str = "", high: str = "") -> Figure:
     """Horizontal bars of a table with columns stage and code, one colour for each stage."""
-    fig, ax = subplots(figsize=(7, 0.19 * len(table) + 0.8))
-    y = np.arange(len(table))[::-1]
-    names = table.stage + "  " + table.code
+    fig, ax, y = _lines(table, label)
     ax.barh(y, table[value], color=[COLOURS.get(s, "#999999") for s in table.stage])
     if low:
         ax.hlines(y, table[low], table[high], color="black", lw=1)
-    ax.set_yticks(y, names, fontsize=7)
+    fig.tight_layout()
+    return fig
+
+
+def dots(table: pd.DataFrame, value: str, label: str, low: str, high: str) -> Figure:
+    """The same on a logarithmic axis, where a bar has no beginning: a dot within its interval."""
+    fig, ax, y = _lines(table, label)
+    colours = [COLOURS.get(s, "#999999") for s in table.stage]
+    ax.hlines(y, table[low], table[high], color=colours, lw=1.5)
+    ax.scatter(table[value], y, color=colours, s=18, zorder=3)
+    ax.set_xscale("log")
+    ax.grid(axis="y", visible=True, lw=0.4, alpha=0.5)
+    fig.tight_layout()
+    return fig
+
+
+def _lines(table: pd.DataFrame, label: str) -> tuple[Figure, plt.Axes, np.ndarray]:
+    """A line for each row of a table with columns stage and code, from above."""
+    fig, ax = subplots(figsize=(7, 0.19 * len(table) + 0.8))
+    y = np.arange(len(table))[::-1]
+    ax.set_yticks(y, table.stage + "  " + table.code, fontsize=7)
     ax.set_xlabel(label)
     ax.set_ylim(-0.7, len(table) - 0.3)
     ax.grid(axis="y", visible=False)
-    fig.tight_layout()
-    return fig
+    return fig, ax, y
 
 
 def curves(table: pd.DataFrame, constant: dict[str, float]) -> Figure:

@@ -100,6 +100,31 @@ def family(table: pd.DataFrame, steps: Mapping[str, int]) -> Any:
     return pd.DataFrame(rows).style.hide(axis="index").set_caption(said)
 
 
+TARGETS = {
+    "htp_ms": "nine printed, Hexagon",
+    "ane_ms": "nine printed, Apple's chip",
+    "family": "the nine here",
+    "stages": "36 stages here",
+}
+
+
+def explained(table: pd.DataFrame) -> Any:
+    """R^2 of every predictor (a column) for every target and transcription of
+    latency_prediction.csv, darker where it is higher.
+    """
+    printed = table.rows == "published"
+    here = table.rows.map(TARGETS) + ", " + table.target
+    named = table.assign(
+        target=table.target.map(TARGETS).where(printed, here),
+        strings=table.strings.where(printed, "counted"),
+    )
+    wide = named.pivot_table(
+        index=["target", "strings"], columns="predictor", values="r2", sort=False
+    )
+    wide = wide.rename_axis(index={"target": "milliseconds of", "strings": "stage strings"})
+    return wide.style.format("{:.2f}").background_gradient("Blues", axis=None, vmin=0, vmax=1.3)
+
+
 def surrogates(table: pd.DataFrame) -> Any:
     """surrogates.csv as a table to read, the constant columns left out."""
     shown = pd.DataFrame(

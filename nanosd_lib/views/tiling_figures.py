@@ -84,11 +84,23 @@ def seconds(photo: pd.DataFrame) -> Figure:
     return fig
 
 
+def _mark_borders(ax: plt.Axes, grid: Grid, rows: slice, columns: slice) -> None:
+    """Strokes outside a crop where tiles begin and end in it."""
+    how = {"color": "black", "lw": 1, "clip_on": False}
+    ax.autoscale(False)
+    for starts, part, across in ((grid.xs, columns, False), (grid.ys, rows, True)):
+        for border in {*starts[1:], *(s + grid.tile for s in starts[:-1])}:
+            if part.start < border < part.stop:
+                at, below = [border - part.start - 0.5] * 2, rows.stop - rows.start
+                ax.plot(*(([-7, -2], at) if across else (at, [below + 1, below + 6])), **how)
+
+
 def seams(
     picture: np.ndarray, made: Mapping[str, np.ndarray], grids: Mapping[str, Grid], most: int = 12
 ) -> Figure:
-    """A photograph (H, W, 3) in [-1, 1] and what tiles of those grids made of it: of each a crop,
-    its error eight times as large, and the error's step against the distance from a tile's border.
+    """A photograph (H, W, 3) in [-1, 1] and what tiles of those grids made of it: of each a crop
+    with strokes where its tiles begin and end, its error eight times as large, and the error's step
+    against the distance from a tile's border.
     """
     part = slice(90, 190), slice(110, 235)
     n = len(made) + 1
@@ -101,6 +113,8 @@ def seams(
             if row == 0 or k:
                 ax.imshow(view[part].clip(0, 1))
                 ax.set_title(name if row == 0 else "its error x 8", fontsize=9)
+            if k:
+                _mark_borders(ax, grids[name], *part)
     ax = fig.add_subplot(cells[:, n])
     for name, x in made.items():
         xs = grids[name].xs

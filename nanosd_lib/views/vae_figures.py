@@ -39,16 +39,14 @@ def error_map(pictures: Tensor, originals: Tensor, gain: float = 4) -> Tensor:
 
 
 def judged(originals: Tensor, made: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Rows for `figures.grid`: originals and every model's pictures, each with its busiest part
-    (3/8 of a side) magnified, and the errors.
+    """Rows for `figures.grid`, like below like: originals and every model's pictures, the busiest
+    part of each (3/8 of a side) magnified, and the errors.
     """
     box = originals.shape[-1] * 3 // 8
     corners = busiest(originals, box)
-    rows = {"original": originals, "original, detail": detail(originals, corners, box)}
-    for name, y in made.items():
-        rows |= {name: y, f"{name}, detail": detail(y, corners, box)}
-        rows[f"{name}, error"] = error_map(y, originals)
-    return rows
+    rows = {"original": originals} | made
+    rows |= {f"{name}, detail": detail(y, corners, box) for name, y in [*rows.items()]}
+    return rows | {f"{name}, error": error_map(y, originals) for name, y in made.items()}
 
 
 def latent_match(student: Tensor, teacher: Tensor, corr: np.ndarray) -> Figure:
