@@ -320,6 +320,14 @@ def test_an_explorers_grid():
     one = explorers.Explorer(lambda **k: k, a=range(0, 101, 10), b=["x", "y"], c=(1,))
     explorers.MADE.remove(one)
     assert {g["a"] for g in one.grid()} == {0, 50, 100} and one.check() == 6
+    large = explorers.Explorer(lambda **k: k, a=range(9), b=[*range(7)], c=[*range(100)])
+    explorers.MADE.remove(large)
+    grid = large.grid()
+    assert len(grid) == 100 and grid == large.grid()  # the longest list decides
+    assert [{g[k] for g in grid} for k in "abc"] == [{0, 4, 8}, {*range(7)}, {*range(100)}]
+    few = explorers.Explorer(lambda **k: k, a=[*range(9)], b=[*range(8)])
+    explorers.MADE.remove(few)
+    assert len(few.grid()) == explorers.MOST
     with pytest.raises(TypeError, match="explorer: a = 3: a range or a list is wanted"):
         explorers.Explorer(print, a=3)
     with pytest.raises(ValueError, match="explorer: a has no values"):

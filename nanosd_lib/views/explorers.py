@@ -8,12 +8,15 @@ grid after the last cell, so that a broken callback fails the run instead of hid
 from __future__ import annotations
 
 import itertools
+import math
+import random
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from tqdm.auto import tqdm
 
 MADE: list[Explorer] = []  # in this kernel, for `check`
+MOST = 64  # calls of a check
 
 
 class Explorer:
@@ -47,12 +50,19 @@ class Explorer:
         return ipywidgets.interactive(lambda **k: display(self.function(**k)), **widgets)
 
     def grid(self) -> list[dict[str, Any]]:
-        """Both ends and the middle of every range, every entry of every list: all combinations."""
+        """Both ends and the middle of every range, every entry of every list: all combinations, or,
+        where they are more than `MOST`, so many of them (always the same), in which each is.
+        """
         few = {
             k: sorted({v[0], v[len(v) // 2], v[-1]}) if isinstance(v, range) else list(v)
             for k, v in self.choices.items()
         }
-        return [dict(zip(few, c, strict=True)) for c in itertools.product(*few.values())]
+        if math.prod(len(v) for v in few.values()) <= MOST:
+            return [dict(zip(few, c, strict=True)) for c in itertools.product(*few.values())]
+        longest, draw = max(len(v) for v in few.values()), random.Random(0)
+        each = [{k: v[i % len(v)] for k, v in few.items()} for i in range(longest)]
+        some = range(max(0, MOST - longest))
+        return each + [{k: draw.choice(v) for k, v in few.items()} for _ in some]
 
     def check(self) -> int:
         """Call the function over its grid; how often. RuntimeError names the choice that fails."""
