@@ -172,21 +172,36 @@ def differences(
     fix: str = FIX,
 ) -> pd.DataFrame:
     """case, trained (how; nothing for what was not), steps, data, measure, difference to another
-    case with its ends, n, seeds: paired by scene or by photograph.
+    case with its ends, n, seeds: paired by scene or by photograph; over_seeds, the same mean with
+    the ends that other seeds of the training leave open (seed k of either case in pairs).
     """
-    rows = []
+    rows, base = [], made[against, family]
     for (label, degraded), each in made.items():
         if degraded != family or label in (against, "VAE alone, teacher", "VAE alone, slim"):
             continue
         for data in splits.KINDS:
             for measure in judging.MEASURES:
-                other = sets(made[against, family], data, measure, fix)
-                off = sets(each, data, measure, fix) - other
+                off = sets(each, data, measure, fix) - sets(base, data, measure, fix)
+                means = [
+                    float((sets([a], data, measure, fix) - sets(b, data, measure, fix)).mean())
+                    for a, b in _in_pairs(each, base)
+                ]
                 t = next(iter(some[label].adapters), None)
                 row = {"case": label, "trained": t.how if t else "", "steps": t.steps if t else 0}
                 row |= {"data": data, "measure": measure, "n": len(off), "seeds": len(each)}
-                rows.append(row | uncertainty.mean(off).named("difference"))
+                row |= uncertainty.mean(off).named("difference")
+                rows.append(row | uncertainty.over_seeds(means).named("over_seeds"))
     return pd.DataFrame(rows)
+
+
+def _in_pairs(
+    each: Sequence[Artifact], base: Sequence[Artifact]
+) -> list[tuple[Artifact, Sequence[Artifact]]]:
+    """Seed k of a case beside seed k of another, which saw the same pictures in the same order; or
+    beside all of them, where they are not as many.
+    """
+    alike = len(each) == len(base)
+    return [(a, [base[k]] if alike else base) for k, a in enumerate(each)]
 
 
 def by_photograph(run: Run, pipe, some: dict[str, Case], made: Judged) -> pd.DataFrame:
@@ -284,17 +299,21 @@ def estimated(run: Run, pipe, case: Case) -> pd.DataFrame:
     )["table"]  # fmt: skip
 
 
-def adapters(some: dict[str, Case]) -> pd.DataFrame:
-    """adapters.csv: name, layers, parameters, megabytes (float16), steps, from, of each file."""
+def adapters(pipe, some: dict[str, Case]) -> pd.DataFrame:
+    """adapters.csv: name, layers, parameters, megabytes (float16), of (parameters of the U-Net and
+    the VAE it belongs to), steps, from, of each file.
+    """
     rows = []
     for case in some.values():
-        if case.system == restoring.NAMES["scratch"]:
+        if case.backbone is None or case.system == restoring.NAMES["scratch"]:
             continue  # a network of its own
+        nets = (case.backbone.unet(pipe), case.backbone.vae_of(pipe))
+        of = sum(counting.parameters(net) for net in nets)
         for t in case.adapters:
             n = sum(v.numel() for v in t.tensors.values())
             layers = sum(".lora_A." in k for k in t.tensors)
             row = {"name": t.member.name, "layers": layers, "parameters": n}
-            row |= {"megabytes": 2 * n / 1e6, "steps": t.steps}
+            row |= {"megabytes": 2 * n / 1e6, "of": of, "steps": t.steps}
             rows.append(row | {"from": "release" if t.released else "trained here"})
     return pd.DataFrame(rows)
 

@@ -69,6 +69,37 @@ def differences(table: pd.DataFrame, ours: str) -> str:
     return " ".join(said)
 
 
+def over_seeds(table: pd.DataFrame, to_teacher: pd.DataFrame, ours: str) -> str:
+    """What another seed of the training would change (over_seeds of sr_differences.csv)."""
+    n, said, wide = _row(table, ours, table.data.iloc[0], "lpips").seeds, [], []
+    if n < 2:
+        return "One seed: nothing is known of what another would change."
+    for data in dict.fromkeys(table.data):
+        parts = []
+        for name, some in (("bicubic", table), ("the teacher's backbone", to_teacher)):
+            r = _row(some, ours, data, "lpips")
+            ends = between(r.over_seeds, r.over_seeds_low, r.over_seeds_high, SIGNED)
+            parts.append(f"{ends} against {name}")
+            half = r.over_seeds_high - r.over_seeds_low
+            wide.append(half > r.difference_high - r.difference_low)
+        said.append(f"on {data} {listed(parts)}")
+    more = f"In {sum(wide)} of these {len(wide)} the seeds leave more open than the pictures do."
+    return f"Over {n:.0f} seeds of the training LPIPS differs by {'; '.join(said)}. {more}"
+
+
+def adapters(table: pd.DataFrame) -> str:
+    """What many adapters on one backbone weigh, and what as many networks would (adapters.csv)."""
+    share = table.parameters / table.of
+    least, most = table.loc[share.idxmin()], table.loc[share.idxmax()]
+    light, whole = table.megabytes.sum(), 2 * table.of.sum() / 1e6
+    return (
+        f"An adapter has {share.min():.0%} ({least['name']}) to {share.max():.0%}"
+        f" ({most['name']}) of the parameters of the U-Net and the VAE it belongs to. All"
+        f" {len(table)} are {digits(light)} MB in float16; as many networks of their own would be"
+        f" {digits(whole)} MB."
+    )
+
+
 def each_photograph(table: pd.DataFrame, ours: str) -> str:
     """Photograph by photograph (sr_photographs.csv): whether crops or photographs are too few."""
     rows = table[table.case == ours]
