@@ -104,6 +104,14 @@ def test_tables_of_pages_say_interval_and_control():
         ("nine printed, Hexagon", "as printed"),
         ("36 stages here, eager", "counted"),
     ]
+    errors = pd.DataFrame({"stage": ["E1", "E1", "D1"], "code": ["R", "RA", "R"]})
+    ends = {"relative_error": 0.2, "relative_error_low": 0.1, "relative_error_high": 0.3}
+    wide = pages.surrogates(errors.assign(**ends)).data
+    assert wide.index.to_list() == ["E1", "D1"] and wide.columns.to_list() == ["RA", "R"]
+    assert wide.loc["D1", "R"] == "0.2 (0.1 to 0.3)" and pd.isna(wide.loc["D1", "RA"])
+    cost = removed().assign(ms_saved_low=0.0, ms_saved_high=40.0)
+    saved = pages.costs(cost).data
+    assert len(saved) == len(NAMES) and saved["removed", "tAFID"].iloc[0] == "2 (1.6 to 2.4)"
     table = family().assign(arch=NAMES, params=1e6, tafid_paper=[None] * 8, htp_ms_paper=27)
     table = table.assign(latency_low=CROWD - 1, latency_high=CROWD + 1)
     some = pages.family(table, dict.fromkeys(NAMES, 600))

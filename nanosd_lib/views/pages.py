@@ -32,19 +32,16 @@ def reading(sentence: str) -> None:
 
 
 def costs(sensitivity: pd.DataFrame) -> Any:
-    """sensitivity_cost.csv as a table to read: what goes, what that saves, what it does."""
-    shown = pd.DataFrame(
-        {
-            "stage": sensitivity.removed,
-            "how": sensitivity.how,
-            "parameters saved": [f"{x:.0%}" for x in sensitivity.params_saved_share],
-            "ms saved": [within(r, "ms_saved", "{:.1f}") for _, r in sensitivity.iterrows()],
-            "prediction moves by": [within(r, "eps_error") for _, r in sensitivity.iterrows()],
-            "tAFID": [within(r, "tafid") for _, r in sensitivity.iterrows()],
-        }
-    )
+    """sensitivity_cost.csv as a table to read: for each stage what goes, what that saves, what it
+    does, removed and shortened.
+    """
+    stages: dict[str, dict[tuple[str, str], str]] = {}
+    for _, r in sensitivity.iterrows():
+        row = {"parameters saved": f"{r.params_saved_share:.0%}"}
+        row |= {"ms saved": within(r, "ms_saved", "{:.1f}"), "tAFID": within(r, "tafid")}
+        stages.setdefault(r.removed, {}).update({(r.how, k): v for k, v in row.items()})
     said = f"the teacher with other noise: tAFID {digits(sensitivity.floor.iloc[0])}"
-    return shown.style.hide(axis="index").set_caption(said)
+    return pd.DataFrame.from_dict(stages, orient="index").style.set_caption(said)
 
 
 def autoencoders(whole: pd.DataFrame, seeds: Mapping[str, int]) -> Any:
@@ -126,17 +123,11 @@ def explained(table: pd.DataFrame) -> Any:
 
 
 def surrogates(table: pd.DataFrame) -> Any:
-    """surrogates.csv as a table to read, the constant columns left out."""
-    shown = pd.DataFrame(
-        {
-            "stage": table.stage,
-            "code": table.code,
-            "parameters": table.params,
-            "held-out error": [within(r, "relative_error") for _, r in table.iterrows()],
-            "read_error": [digits(x) for x in table.read_error],
-        }
-    )
-    return shown.style.hide(axis="index").format({"parameters": "{:,}"})
+    """Held-out errors of surrogates.csv, a line for each stage and a column for each code."""
+    named = table.assign(error=[within(r, "relative_error") for _, r in table.iterrows()])
+    wide = named.pivot(index="stage", columns="code", values="error")
+    codes = sorted(wide, key=lambda code: (-len(code), code))
+    return wide.loc[list(dict.fromkeys(table.stage)), codes].style.format(na_rep="")
 
 
 def choices(left: Mapping[str, Sequence[str]], table: pd.DataFrame) -> Any:
