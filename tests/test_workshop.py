@@ -55,6 +55,18 @@ def given(name: str, pipe, tmp_path, monkeypatch) -> dict:
     return made
 
 
+@pytest.mark.parametrize("name", PAGES)
+def test_only_the_instructors_copy_has_the_notes_of_its_page(name):
+    note = workshop.notes()[name]
+    for word in ("Ask", "Listen for", "Board", "Short of time", "End"):
+        assert note.count(f"**{word}.**") == 1, (name, word)
+    for kind in workshop.EDITIONS:
+        cells = workshop.edition(PAGES[name], kind, note=note).cells
+        found = [i for i, c in enumerate(cells) if note.strip() in c.source]
+        assert found == ([1] if kind == "instructor" else [])
+    assert set(workshop.notes()) == set(PAGES)
+
+
 @pytest.mark.parametrize("name, which", EXERCISES)
 def test_the_answer_passes_its_check_and_no_answer_does_not(
     name, which, pipe, tmp_path, monkeypatch

@@ -4,6 +4,7 @@ the one source.
 An exercise is a few cells: its task, a code cell whose answer stands between nbgrader's markers
 (`### BEGIN SOLUTION`, `### END SOLUTION`), a check that fails with a word on where to look, and a
 hint (a markdown cell tagged "hint"). In the source the answer is there, so every run checks it.
+Instructors find notes under the head of each page, which stand in `docs/instructor.yaml`.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
+import yaml
 
 from nanosd_lib import paths
 from nanosd_lib.paths import ROOT
@@ -27,7 +29,7 @@ SOLUTION = re.compile(
     r"^(?P<indent>[ \t]*)### BEGIN SOLUTION\n(?P<body>.*?)^[ \t]*### END SOLUTION[ \t]*\n?",
     re.S | re.M,
 )
-KEPT = {"student": {"instructor"}, "solution": {"instructor"}, "instructor": set()}  # left out
+NOTES = ROOT / "docs" / "instructor.yaml"
 
 
 def solutions(cell: Any) -> list[str]:
@@ -51,15 +53,22 @@ def exercises(nb: Any) -> Iterator[tuple[Any, Any]]:
             yield cell, after
 
 
-def edition(nb: Any, kind: str, profile: str = "smoke") -> Any:
-    """A copy of a notebook for students, with solutions, or for instructors; without outputs, on
-    that profile. ValueError for another kind.
+def notes() -> dict[str, str]:
+    """What a teacher may want to have read, by the name of the page."""
+    return yaml.safe_load(NOTES.read_text(encoding="utf-8"))
+
+
+def edition(nb: Any, kind: str, profile: str = "smoke", note: str = "") -> Any:
+    """A copy of a notebook for students, with solutions, or for instructors, who find `note` under
+    its head; without outputs, on that profile. ValueError for another kind.
     """
     if kind not in EDITIONS:
         raise ValueError(f"workshop: edition {kind!r}: use one of {', '.join(EDITIONS)}")
     nb = nbformat.from_dict(nb)
     list(exercises(nb))
-    nb.cells = [c for c in nb.cells if not KEPT[kind] & set(c.metadata.get("tags", []))]
+    if kind == "instructor" and note:
+        said = f"## For whoever teaches this page\n{note}"
+        nb.cells.insert(1, nbformat.v4.new_markdown_cell(said, id="instructor"))
     for cell in nb.cells:
         tags = cell.metadata.get("tags", [])
         if cell.cell_type == "code":
@@ -78,14 +87,14 @@ def write(out: Path, notebooks: Sequence[Path], profile: str = "smoke") -> dict[
     """All editions of the notebooks into folders of `out`, which is replaced; exercises of each."""
     new = out.with_name(f".{out.name}.new")
     shutil.rmtree(new, ignore_errors=True)
-    counted = {}
+    counted, said = {}, notes()
     for path in notebooks:
         nb = nbformat.read(path, as_version=4)
         counted[path.stem] = len(list(exercises(nb)))
         for kind in EDITIONS:
             to = new / kind / path.name
             to.parent.mkdir(parents=True, exist_ok=True)
-            nbformat.write(edition(nb, kind, profile), to)
+            nbformat.write(edition(nb, kind, profile, said.get(path.stem, "")), to)
     shutil.copy(ROOT / "docs" / "workshop.md", new / "instructor" / "plan.md")
     shutil.rmtree(out, ignore_errors=True)
     new.rename(out)
