@@ -100,8 +100,7 @@ CASES = {
         lambda: readings.over_seeds(differences(), differences(), OURS),
         lambda: readings.over_seeds(differences(spread=0.2), differences(), OURS),
         [
-            "Over 3 seeds of the training LPIPS differs by on held-out scenes -0.2 (-0.21 to -0.19)"
-            " against bicubic",
+            "3 seeds of the training: on held-out scenes -0.2 (-0.21 to -0.19) against bicubic",
             "In 2 of these 4 the seeds leave more",
         ],
     ),

@@ -84,7 +84,7 @@ def over_seeds(table: pd.DataFrame, to_teacher: pd.DataFrame, ours: str) -> str:
             wide.append(half > r.difference_high - r.difference_low)
         said.append(f"on {data} {listed(parts)}")
     more = f"In {sum(wide)} of these {len(wide)} the seeds leave more open than the pictures do."
-    return f"Over {n:.0f} seeds of the training LPIPS differs by {'; '.join(said)}. {more}"
+    return f"Differences of LPIPS over {n:.0f} seeds of the training: {'; '.join(said)}. {more}"
 
 
 def adapters(table: pd.DataFrame) -> str:
