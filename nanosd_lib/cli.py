@@ -52,7 +52,7 @@ MAINS = {  # verb: module of this library, what it does
     "release": ("recipes.releasing", "train and publish what data/nanosd-mini lacks: --only"),
     "verify-release": ("recipes.releasing", "compute every released member's witness again"),
     "judge": ("recipes.own_network", "a network of your own, assembled and judged: --arch"),
-    "quick": ("recipes.quick", "two minutes: the same prompts through the teacher and NanoSD 2"),
+    "quick": ("recipes.quick", "two minutes: the same prompts through the teacher and NanoSD2"),
     "restore": ("recipes.restore", "a picture of your own: --image, --task, --out"),
     "drift": ("studies.drift", "the smoke run with one thread and with two, compared"),
 }

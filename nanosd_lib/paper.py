@@ -138,7 +138,7 @@ class Record(Strict):
 
 
 def family() -> pd.DataFrame:
-    """The poster's results table: SD 1.5, TinySD, hand-tuned and NanoSD 1-7, one row each."""
+    """The poster's results table: SD 1.5, TinySD, hand-tuned, NanoSD1 to NanoSD7, a row each."""
     table = pd.read_csv(DATA / "family.csv", dtype={"params_from_strings": "Int64"})
     return table.fillna(dict.fromkeys(TEXT, ""))
 

@@ -22,7 +22,7 @@ def test_the_first_two_minutes(tmp_path, monkeypatch, capsys):
     assert links and not [x for x in links if "//" in x or x.startswith("/")]
     assert len(re.findall(r'<img [^>]*alt="[^"]{20,}"', page)) == page.count("<img")
     out = capsys.readouterr().out
-    assert "look at" in out and "NanoSD 2 is" in out
+    assert "look at" in out and "NanoSD2 is" in out
     assert 'src="restored.png"' in page
     with Image.open(tmp_path / "quick" / "restored.png") as three:
         assert three.width > 300

@@ -2,7 +2,7 @@
 
 R is a ResNet block, A a transformer block. `E1 E2 E3 | D3 D2 D1`:
 
-    Arch.parse("R RA RA | RARA RARA RR")    # NanoSD 2
+    Arch.parse("R RA RA | RARA RARA RR")    # NanoSD2
     Arch.parse("RARA RARA RARA RR | RAR | RRR RARARA RARARA RARARA")    # SD 1.5, with E4 | M | D4
 """
 

@@ -73,7 +73,7 @@ def _drawn(run: Run, pipe, name: str) -> dict:
 
 
 def _prior(run: Run, pipe, kind: str, images: int) -> dict:
-    """What notebooks 00 and 06 look at in pictures of the teacher and of NanoSD 2."""
+    """What notebooks 00 and 06 look at in pictures of the teacher and of NanoSD2."""
     p = run.profile
     asked = {"prompts": p.teacher_check.prompts, "resemblance": p.search.images}
     asked |= {"diversity": 4 * p.family.diversity, "paths": p.family.paths}

@@ -54,7 +54,7 @@ def _asked(run: Run) -> dict:
 
 
 def parts(run: Run) -> tuple[Backbone, Trained]:
-    """NanoSD 2 with the slim VAE and OSEDiff's adapters for it, as the release has them; Absent
+    """NanoSD2 with the slim VAE and OSEDiff's adapters for it, as the release has them; Absent
     where it lacks one.
     """
     b = restoring.released(run, "N2", slim=True)

@@ -1,4 +1,4 @@
-"""The first two minutes (`make quick`): the same prompts through the teacher and through NanoSD 2,
+"""The first two minutes (`make quick`): the same prompts through the teacher and through NanoSD2,
 with the weights of the release, and what either costs; one page to look at.
 """
 
@@ -44,7 +44,7 @@ class Drawn:
 
 
 def network(run: Run, pipe: StableDiffusionPipeline) -> tuple[UNet2DConditionModel, str]:
-    """NanoSD 2 and a word on how far it was trained: aligned where the release holds it, else
+    """NanoSD2 and a word on how far it was trained: aligned where the release holds it, else
     assembled of its surrogates. `release.Absent` where these are missing too.
     """
     taught = members.released_parts(run, "N2")
@@ -64,7 +64,7 @@ def draw(pipe: StableDiffusionPipeline, how: pipeline.Sampling) -> Drawn:
 
 def restored(run: Run, pipe: StableDiffusionPipeline) -> tuple[list[np.ndarray], float]:
     """A held-out photograph, damaged and four times smaller: enlarged by bicubic interpolation,
-    restored around NanoSD 2, and as it was; and the seconds. `release.Absent` without the adapter.
+    restored around NanoSD2, and as it was; and the seconds. `release.Absent` without the adapter.
     """
     system = restore.released(run, pipe)
     good = whole.photograph_of(PHOTOGRAPH, MEGAPIXELS)
@@ -79,7 +79,7 @@ def restored(run: Run, pipe: StableDiffusionPipeline) -> tuple[list[np.ndarray],
 def costs(pipe: StableDiffusionPipeline, drawn: dict[str, Drawn]) -> pd.DataFrame:
     """network, parameters and multiply-adds of the U-Net, seconds here."""
     meta, tokens = counting.on_meta(pipe.unet), pipe.tokenizer.model_max_length
-    nets = {"teacher": arch.NANOSD["SD1.5"], "NanoSD 2": arch.NANOSD["N2"]}
+    nets = {"teacher": arch.NANOSD["SD1.5"], "NanoSD2": arch.NANOSD["N2"]}
     table = counting.counts(nets, meta, tokens).set_index("model")
     rows = [
         {
@@ -95,7 +95,7 @@ def costs(pipe: StableDiffusionPipeline, drawn: dict[str, Drawn]) -> pd.DataFram
     return pd.DataFrame(rows)
 
 
-_PHOTOGRAPH = """<h2>A photograph, restored around NanoSD 2</h2>
+_PHOTOGRAPH = """<h2>A photograph, restored around NanoSD2</h2>
 <p><img src="restored.png" alt="Three times the same photograph: damaged, restored, as it was.">
 <p>Damaged and four times smaller, enlarged by bicubic interpolation; restored in one step, tile by
 tile, in {seconds:.1f} s; and as it was. Your own: <code>make restore IMAGE=photo.jpg</code>."""
@@ -110,8 +110,8 @@ def page(table: pd.DataFrame, said: str, seconds: float | None) -> str:
 <style>body{{font:16px/1.5 sans-serif;max-width:50em;margin:2em auto;padding:0 1em}}
 img{{max-width:100%}} td,th{{padding:.2em 1em .2em 0;text-align:right}}
 :root{{color-scheme:light dark}}</style>
-<h1>The same prompts, through the teacher and through NanoSD 2</h1>
-<p><img src="quick.png" alt="Two rows of four pictures: the teacher's above, NanoSD 2's below.">
+<h1>The same prompts, through the teacher and through NanoSD2</h1>
+<p><img src="quick.png" alt="Two rows of four pictures: the teacher's above, NanoSD2's below.">
 <ol>{prompts}</ol><p>{html.escape(said)}</p>
 {table.to_html(index=False, border=0)}
 {"" if seconds is None else _PHOTOGRAPH.format(seconds=seconds)}
@@ -138,12 +138,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     with torch.no_grad():
         drawn = {
             "teacher": draw(pipe, how),
-            "NanoSD 2": draw(pipeline.with_parts(pipe, unet=net), how),
+            "NanoSD2": draw(pipeline.with_parts(pipe, unet=net), how),
         }
         seconds = _photograph(run, pipe, folder)
     table = costs(pipe, drawn)
     own_network.sheet([d.pictures for d in drawn.values()], 4).save(folder / "quick.png")
-    said = f"{how.steps} steps each, from the same noise; NanoSD 2 is {trained_how}."
+    said = f"{how.steps} steps each, from the same noise; NanoSD2 is {trained_how}."
     path = folder / "index.html"
     paths.write_atomic(path, page(table, said, seconds).encode())
     print(table.to_string(index=False))

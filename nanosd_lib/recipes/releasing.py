@@ -90,7 +90,7 @@ def _autoencoders(run: Run) -> list[Group]:
 
 
 def _aligned(run: Run) -> list[Group]:
-    """The published nine, three at a time; and NanoSD 2 on the latents of the slim VAE."""
+    """The published nine, three at a time; and NanoSD2 on the latents of the slim VAE."""
     taught = surrogates.released(run)
     if taught is None:
         return []
@@ -272,7 +272,7 @@ def _draw_many(run: Run, pipe) -> None:
 
 
 def _draw_prior(run: Run, pipe) -> None:
-    """What notebooks 00 and 06 see in pictures of the teacher and of NanoSD 2."""
+    """What notebooks 00 and 06 see in pictures of the teacher and of NanoSD2."""
     standin.prompts(run, pipe)
     standin.distances(run, pipe, shared.reference(run, pipe, run.profile.sensitivity.images))
     members.prior_of(run, pipe, members.released(run, "N2"), "N2")

@@ -42,7 +42,7 @@ SAID = (
 
 
 def system(threads: int = 2) -> OneStep:
-    """OSEDiff around NanoSD 2, both from the release. `release.Absent`, in one line, where one of
+    """OSEDiff around NanoSD2, both from the release. `release.Absent`, in one line, where one of
     them is not there, `release.Refused` where a file is damaged.
     """
     folder = paths.results_root() / "restore"

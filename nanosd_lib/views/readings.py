@@ -263,7 +263,7 @@ def sentences(ledger: pd.DataFrame) -> dict[str, str]:
         f" tAFID is {_number(prior)} times.",
         "Alignment": f"That a short alignment improves the networks {_verb(aligned)}: tAFID falls"
         f" to {_number(aligned)} of what it was, on average over the printed ones. To the"
-        " teacher's own pictures N2 is then, beside"
+        " teacher's own pictures NanoSD2 is then, beside"
         f" the teacher with other noise, {_nearer(lpips, 1)} by LPIPS ({_number(lpips)} times) and"
         f" {_nearer(clip, 0, -1)} by embedding cosine ({_number(clip, '{:+.3f}')}).",
         "Super-resolution": f"That NanoSD inside keeps the quality {_verb(kept)}: on held-out"

@@ -177,7 +177,7 @@ def answer(
     there = _row(to_teacher, ours, scene, "lpips")
     words = {"better": "smaller", "worse": "larger", "undecided": "undecided"}
     return (
-        f"OSEDiff around N2 changes LPIPS against bicubic by {_in(lpips, SIGNED)} on held-out"
+        f"OSEDiff around NanoSD2 changes LPIPS against bicubic by {_in(lpips, SIGNED)} on held-out"
         f" photographs ({words[_better(lpips, -1)]}; PSNR {_in(psnr, SIGNED)} dB) and by"
         f" {_in(scenes, SIGNED)} on held-out scenes ({words[_better(scenes, -1)]}); against the"
         f" teacher's backbone it is {_in(same, SIGNED)} ({words[_better(same, -1)]}) on photographs"

@@ -41,7 +41,7 @@ def surgery(networks: pd.DataFrame, sensitivity: pd.DataFrame, predicted: pd.Dat
 
 
 def family_measured(family: pd.DataFrame) -> str:
-    """How many times as fast NanoSD 2 is, and what three more stages cost N1 (family_sd15.csv)."""
+    """How many times as fast NanoSD2 is, and what three stages more cost NanoSD1 (family_sd15)."""
     ms = family.pivot(index="model", columns="backend", values="ms_median")
     fast = (ms.loc["SD1.5"] / ms.loc["NanoSD2"]).sort_values()
     more = ms.loc["N1 + E4, M, D4", "ort-int8"] / ms.loc["NanoSD1", "ort-int8"]
@@ -131,8 +131,8 @@ def distilled(surrogates: pd.DataFrame, target: pd.DataFrame, how: str, low_erro
     return (
         f"{low.sum()} of {len(surrogates)} surrogates ({how}) have a held-out error"
         f" surely below {low_error:g} (median {digits(surrogates.relative_error.median())}; one"
-        " constant would have 1), one teacher pass a step serving all; N2 assembled from them is at"
-        f" tAFID {within(one, 'tafid')}, cut out of the teacher with"
+        " constant would have 1), one teacher pass a step serving all; NanoSD2 assembled from them"
+        f" is at tAFID {within(one, 'tafid')}, cut out of the teacher with"
         f" nothing taught at {within(none, 'tafid')}."
     )
 
@@ -202,7 +202,7 @@ def survivors(surrogates: pd.DataFrame, keep_error: float) -> str:
 
 
 def e3_target(ratio: tuple[float, float, float]) -> str:
-    """N2 with E3 taught its own output over N2 with E3 taught D4's, in tAFID."""
+    """NanoSD2 with E3 taught its own output over NanoSD2 with E3 taught D4's, in tAFID."""
     value, low, high = ratio
     said = {"below": "comes out nearer to the teacher", "above": "comes out further away"}
     what = said.get(side(low, high), "cannot be told apart in this run")
