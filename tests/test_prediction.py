@@ -45,6 +45,9 @@ def test_what_is_left_out_is_predicted_by_the_others():
     found = prediction.fit(x, y)
     assert found["loo_mean"] == pytest.approx(np.abs(left_out).mean())
     assert found["loo_max"] == pytest.approx(np.abs(left_out).max())
+    features = pd.DataFrame(x, columns=["a64", "a32", "a16"])
+    held = prediction.left_out(features, pd.Series(y), "attention by resolution")
+    assert held.to_numpy() == pytest.approx(y - left_out)
     assert found["r2"] == pytest.approx(np.corrcoef(hat @ y, y)[0, 1] ** 2)
     ranks = [scipy.stats.spearmanr(v, y).statistic for v in (y - left_out, hat @ y)]
     assert found["spearman"] == pytest.approx(ranks[0]) != ranks[1]

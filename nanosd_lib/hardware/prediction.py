@@ -51,6 +51,12 @@ def _least_squares(X: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray
     return solve(np.ones(len(y), bool)), np.array(held)
 
 
+def left_out(features: pd.DataFrame, ms: pd.Series, predictor: str) -> pd.Series:
+    """What the other rows predict for each row, in ms (`PREDICTORS` names what they go by)."""
+    X = features[PREDICTORS[predictor]].to_numpy(float)
+    return pd.Series(_least_squares(X, ms[features.index].to_numpy())[1], features.index)
+
+
 def describe(archs: dict[str, Arch], stages: pd.DataFrame) -> pd.DataFrame:
     """model -> params, gmac, roofline_ms (sums over its stages, "rest" and, where it has them, the
     "deep" ones) and a64, a32, a16 (attention blocks in each resolution's two stages).

@@ -91,6 +91,29 @@ def worst_first(ledger: pd.DataFrame) -> pd.DataFrame:
     return ledger.assign(_rank=rank, _step=step).sort_values(["_step", "_rank"], kind="stable")
 
 
+def _folded(shown: pd.DataFrame) -> pd.DataFrame:
+    """One row in the place of three or more that say the same of several NanoSDs and came out
+    alike: their numbers stand in it one after the other.
+    """
+    told = shown.statement.str.extract(r"^NanoSD(\d) ((?:has|takes) .*)$")
+    same = told[1].str.replace(r"\d+(\.\d+)?", "…", regex=True)
+    gone: list[int] = []
+    for (words, *_), rows in shown.groupby([same, "evidence", "verdict", "why"], sort=False):
+        if len(rows) < 3:
+            continue
+        first, *others = rows.index
+        gone += others
+        shown.loc[first, "statement"] = f"NanoSD{', '.join(told.loc[rows.index, 0])}: each {words}"
+        for column in ("paper", "ours"):
+            numbers = [x for x in rows[column] if x]
+            unit = numbers[-1].partition(" ")[2] if numbers else ""
+            shown.loc[first, column] = ", ".join(
+                [*(x.removesuffix(f" {unit}") for x in numbers[:-1]), *numbers[-1:]]
+            )
+        shown.loc[first, "id"] = f"{rows.id.iloc[0]} to {rows.id.iloc[-1]}"
+    return shown.drop(index=gone)
+
+
 def shade(
     ledger: pd.DataFrame, by_step: bool = False, ids: bool = False
 ) -> pd.io.formats.style.Styler:
@@ -107,7 +130,8 @@ def shade(
             "verdict": rows.verdict,
             "why": [_told(r) for _, r in rows.iterrows()],
         }
-    )[[*(["step"] if by_step else []), *(["id"] if ids else []), *SHOWN]]
+    )
+    shown = _folded(shown)[[*(["step"] if by_step else []), *(["id"] if ids else []), *SHOWN]]
     colour = lambda v: f"background-color: {SHADES.get(v, '#ffffff')}; color: #111111"  # noqa: E731
     style = shown.style.map(colour, subset=["verdict"]).hide(axis="index")
     if any("(flips)" in said for said in shown.why):
