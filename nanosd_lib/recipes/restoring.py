@@ -95,14 +95,16 @@ def damage(run: Run, pipe: StableDiffusionPipeline) -> pd.DataFrame:
 
 
 PLAIN = "osediff-without-vsd"  # what variational score distillation adds is what this one lacks
+LONGER = "osediff-twice"  # twice as many steps: whether the budget is what is short
 SYSTEMS: dict[str, Any] = {
     "osediff": osediff,
     "s3diff": s3diff,
     "scratch": scratch,
     PLAIN: osediff,
+    LONGER: osediff,
 }
 NAMES = {"osediff": "OSEDiff", "s3diff": "S3Diff", "scratch": "from scratch"}
-NAMES[PLAIN] = "OSEDiff without VSD"
+NAMES |= {PLAIN: "OSEDiff without VSD", LONGER: "OSEDiff, twice as long"}
 
 
 @dataclass(frozen=True)
@@ -148,6 +150,7 @@ class Restoration(Kind):
         r = run.profile.restoration
         t = damage(run, pipe).t.iloc[-1] if self.timestep == MATCHED else int(self.timestep)
         steps = equal_steps(run, pipe) if self.system == "scratch" else r.steps
+        steps *= 2 if self.system == LONGER else 1
         numbers = {"steps": steps, "batch": r.batch, "lr": r.lr, "seed": self.seed, "t": int(t)}
         train = {"scenes": r.scenes, "crops": r.crops, "seed": run.seed}
         return Settings(numbers, {"train": train, "heldout": {"n": WITNESSED, "seed": run.seed}})
@@ -225,6 +228,7 @@ COMPARED = [
     ("osediff", "TinySD", False, MATCHED, 1),
     ("osediff", "N2", True, MATCHED, 1),
     (PLAIN, "N2", False, MATCHED, 1),
+    (LONGER, "N2", False, MATCHED, 1),
     ("osediff", "teacher", False, str(one_step.PUBLISHED), 1),
     ("osediff", "N2", False, str(one_step.PUBLISHED), 1),
     ("s3diff", "teacher", False, MATCHED, 1),

@@ -139,6 +139,27 @@ def without_vsd(table: pd.DataFrame, case: str, ways: tuple[str, str]) -> str:
     return f"When VSD is left out, {'; '.join(said)}."
 
 
+def longer(
+    to_bicubic: pd.DataFrame, to_ours: pd.DataFrame, case: str, steps: tuple[int, int]
+) -> str:
+    """Whether a doubled budget helps: LPIPS of a case trained twice as long against the same that
+    was not (`to_ours`) and against bicubic, where it really had twice as many steps.
+    """
+    twice, once = steps
+    if twice != 2 * once:
+        return f"No comparison: {twice} steps are not twice {once}."
+    said, helped = [], []
+    for data in dict.fromkeys(to_ours.data):
+        off, plain = (_row(t, case, data, "lpips") for t in (to_ours, to_bicubic))
+        said.append(
+            f"on {data} by {_in(off, SIGNED)} ({_better(off, -1)}), which leaves"
+            f" {_in(plain, SIGNED)} against bicubic's ({_better(plain, -1)})"
+        )
+        helped += [data] if _better(off, -1) == "better" else []
+    end = f"It helps on {listed(helped)}." if helped else "No gain of it is seen."
+    return f"{twice} steps in place of {once} change LPIPS {'; '.join(said)}. {end}"
+
+
 def ceiling(table: pd.DataFrame) -> str:
     """What the VAEs alone keep, beside bicubic: rows of sr.csv."""
     said = []
