@@ -19,7 +19,7 @@ import yaml
 from pydantic import Field, FiniteFloat, ValidationError, field_validator, model_validator
 
 from nanosd_lib import rules
-from nanosd_lib.rules import Decided, Explanation, Guard, Name, Strict, Words
+from nanosd_lib.rules import LOADER, Decided, Explanation, Guard, Name, Strict, Words
 
 DATA = Path(__file__).parents[1] / "data" / "paper"
 TEXT = "E1 E2 E3 E4 M D4 D3 D2 D1 printed_D3 printed_D2 printed_D1 note".split()
@@ -165,7 +165,7 @@ def claims(path: Path = DATA / "claims.yaml") -> list[Claim]:
 
 @cache  # a third of a second: a study asks for them at every page
 def _claims(text: str, name: str) -> tuple[Claim, ...]:
-    found = [_claim(raw, name, i) for i, raw in enumerate(yaml.safe_load(text))]
+    found = [_claim(raw, name, i) for i, raw in enumerate(yaml.load(text, LOADER))]
     ids = [claim.id for claim in found]
     if twice := sorted({i for i in ids if ids.count(i) > 1}):
         raise ValueError(f"{name}: claim '{twice[0]}': field 'id': used more than once")

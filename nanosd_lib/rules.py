@@ -8,9 +8,11 @@ import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
+import yaml
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
 SLACK = 1e-9  # of a value: rounding of decimal digits
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # of claims.yaml; ten times as fast
 Words = Annotated[str, Field(min_length=1)]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")]
 Answer = Literal["inside", "outside", "across"]

@@ -469,7 +469,9 @@ def test_a_figure_of_the_pages_is_shown_above_its_caption(run, monkeypatch):
     figure, _ = plt.subplots()
     run.figure("05_pareto", figure)._ipython_display_()
     said = yaml.safe_load((ROOT / "notebooks/captions.yaml").read_text(encoding="utf-8"))
-    assert seen[0] is figure and seen[1].data == f"*Figure.* {said['05_pareto']}"
+    assert seen[0].data == (run.folder / "figures/05_pareto.png").read_bytes()
+    assert seen[0].width == round(90 * figure.get_figwidth())
+    assert seen[1].data == f"*Figure.* {said['05_pareto']}"
 
 
 def test_a_table_is_read_as_it_was_written(run):

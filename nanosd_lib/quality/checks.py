@@ -102,6 +102,14 @@ def check_frechet(
     return {"table": pd.DataFrame(rows), **kept}
 
 
+def rendered(n: int, how: Sampling) -> dict:
+    """features: of renders of the very scenes that the first n of `splits.prompts` describe."""
+    scenes = miniworld.sample(n, splits.SEEDS["prompts"] + 1000 * how.seed)
+    assert miniworld.captions(scenes) == splits.prompts(n, how.seed)
+    look = extractors.extractor(how.features)
+    return {"features": {"renders": extractors.features(look, raycast.render(scenes)[0])}}
+
+
 def teacher_table(vae: dict, asked: pd.DataFrame, apart: dict, how: str) -> pd.DataFrame:
     """check, kind, value, value_low, value_high, beside, n, protocol: what the teacher can do.
 

@@ -10,6 +10,7 @@ import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -152,12 +153,15 @@ def rank_correlation(a: Sequence[float], b: Sequence[float], seed: int = 0) -> I
     """Spearman's correlation of paired columns, by bootstrap over the pairs; draws in which a
     column does not vary are left out. NaN ends for fewer than four pairs.
     """
-    x, y = list(a), list(b)
-    value = metrics.spearman(x, y)
-    if len(x) < 4:
+    from scipy.stats import rankdata
+
+    value = metrics.spearman(list(a), list(b))
+    if len(a) < 4:
         return Interval(value, float("nan"), float("nan"))
-    rows = resamples(len(x), DRAWS, seed).tolist()
-    drawn = torch.tensor([metrics.spearman([x[k] for k in i], [y[k] for k in i]) for i in rows])
+    rows = resamples(len(a), DRAWS, seed).numpy()
+    ranks = (rankdata(np.asarray(list(c), float)[rows], axis=1) for c in (a, b))
+    x, y = (torch.from_numpy(r - r.mean(axis=1, keepdims=True)) for r in ranks)
+    drawn = ((x * y).sum(1) / (x.norm(dim=1) * y.norm(dim=1))).clamp(-1, 1)
     low, high = _ends(drawn[drawn.isfinite()])
     return Interval(value, min(low, value), max(high, value))
 

@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 
 from nanosd_lib import paper
-from nanosd_lib.data import miniworld, raycast, splits
-from nanosd_lib.quality import extractors, metrics, uncertainty
+from nanosd_lib.quality import checks, metrics, uncertainty
 from nanosd_lib.quality.uncertainty import Interval
 from nanosd_lib.recipes import members, shared
 from nanosd_lib.recipes.trained import Trained
@@ -178,11 +177,10 @@ def _near_real(run: Run, a: Mapping[str, Tensor], teacher: Tensor, protocol: str
     """Frechet distance to renders of the prompts' own scenes, member over teacher: the rows of all
     three sets are of one prompt.
     """
-    how, n = shared.sampling(run, draw=1)["how"], len(teacher)
-    scenes = miniworld.sample(n, splits.SEEDS["prompts"] + 1000 * how.seed)
-    assert miniworld.captions(scenes) == splits.prompts(n, how.seed)
-    look = extractors.extractor(how.features)
-    real = extractors.features(look, raycast.render(scenes)[0])
+    n = len(teacher)
+    asked = {"n": n, **shared.sampling(run, draw=1)}
+    made = run.cached("rendered", checks.rendered, asked, [run.teacher_key], quiet=True)
+    real = made["features"]["renders"]
     off = [uncertainty.frechet_ratio([x], [teacher], real) for x in a.values()]
     near = shared.counted(off, lambda x: x <= NEAR_REAL)
     said = f"renders of the same scenes, {protocol}"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
-from typing import Any
 
 import yaml
 
@@ -12,6 +11,7 @@ from nanosd_lib.paths import ROOT
 
 FILE = ROOT / "notebooks" / "captions.yaml"
 BEGIN = "*Figure.* "
+SHOWN = 90  # pixels for an inch on the screen
 
 
 @functools.cache
@@ -22,13 +22,14 @@ def captions() -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Captioned:
-    """A figure that a notebook shows with its caption under it."""
+    """A figure that a notebook shows as it was saved, with its caption under it."""
 
-    figure: Any
+    png: bytes
+    inches: float  # of its width
     caption: str
 
     def _ipython_display_(self) -> None:
-        from IPython.display import Markdown, display
+        from IPython.display import Image, Markdown, display
 
-        display(self.figure)
+        display(Image(self.png, format="png", width=round(SHOWN * self.inches)))
         display(Markdown(BEGIN + self.caption))

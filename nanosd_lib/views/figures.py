@@ -51,19 +51,26 @@ def grid(
     heads = [wrap(t.replace(" = ", "\u00a0=\u00a0"), across) for t in titles]
     head = 0.16 + points / 55 * max(map(len, heads), default=0)  # inches
     width, height = n * size + margin, len(rows) * size + head
-    fig, axes = subplots(len(rows), n, figsize=(width, height), squeeze=False)
-    for (name, pictures), line in zip(rows.items(), axes, strict=True):
-        for ax in line:
-            ax.axis("off")
-        for ax, picture in zip(line, pictures, strict=False):
-            ax.imshow(to_image(picture), interpolation="nearest")
+    fig, ax = subplots(figsize=(width, height))  # one for all: an axis for each takes seconds
+    for k, (name, pictures) in enumerate(rows.items()):
+        for i, picture in enumerate(pictures):
+            place(ax, picture, i + 0.5, k + 0.5)
         whole = name.replace(" = ", "\u00a0=\u00a0")  # an equation stays on its line
         label = name if "\n" in name else "\n".join(wrap(whole, round(11 * margin)))
-        line[0].text(-0.08, 0.5, label, transform=line[0].transAxes, ha="right", va="center")
-    for ax, lines in zip(axes[0], heads, strict=False):
-        ax.set_title("\n".join(lines), fontsize=points)
-    fig.subplots_adjust((margin - 0.05) / width, 0.01, 0.995, 1 - head / height, 0.04, 0.04)
+        ax.text(-0.06, k + 0.5, label, ha="right", va="center")
+    for i, lines in enumerate(heads[:n]):
+        ax.text(i + 0.5, -0.04, "\n".join(lines), fontsize=points, ha="center", va="bottom")
+    ax.set(xlim=(0, n), ylim=(len(rows), 0), aspect="equal", anchor="SW")
+    ax.axis("off")
+    fig.subplots_adjust((margin - 0.05) / width, 0.01, 0.995, 1 - head / height)
     return fig
+
+
+def place(ax: plt.Axes, picture: Tensor, x: float, y: float, side: float = 0.96) -> None:
+    """A picture (3, H, W) with its middle at (x, y), its longer side so long; y grows downwards."""
+    high, wide = (side / 2 * n / max(picture.shape[1:]) for n in picture.shape[1:])
+    where = (x - wide, x + wide, y + high, y - high)
+    ax.imshow(to_image(picture), interpolation="nearest", extent=where)
 
 
 def wrap(text: str, width: int = 20) -> list[str]:
