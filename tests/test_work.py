@@ -7,8 +7,7 @@ import torch
 from diffusers.models.attention_processor import Attention
 from torch import nn
 
-from nanosd_lib.networks import arch, counting, surgery
-from nanosd_lib.recipes import work
+from nanosd_lib.networks import arch, counting, surgery, work
 
 
 def by_hand(net: nn.Module, call) -> float:

@@ -241,6 +241,11 @@ PUBLISHED = {
 }
 
 
+@functools.lru_cache(maxsize=2)  # read once for all that a page judges
+def _judge(backbone: str, device: str) -> nn.Module:
+    return lpips_over(backbone).to(device)
+
+
 @torch.no_grad()
 def perceptual(
     a: Tensor, b: Tensor, backbone: str = "mini-attributes", device: str | torch.device = "cpu"
@@ -251,5 +256,5 @@ def perceptual(
     """
     a, b = (x.float() for x in metrics.pairs_of("perceptual", a, b))
     few = max(1, 64 * 64**2 // a[0, 0].numel())
-    net, parts = lpips_over(backbone).to(device), zip(a.split(few), b.split(few), strict=True)
+    net, parts = _judge(backbone, str(device)), zip(a.split(few), b.split(few), strict=True)
     return torch.cat([net(x.to(device), y.to(device)).flatten().cpu() for x, y in parts])

@@ -15,11 +15,11 @@ from diffusers import StableDiffusionPipeline
 from nanosd_lib.data import photographs, splits
 from nanosd_lib.hardware import tile
 from nanosd_lib.learning import align, fwkd, vae_student
-from nanosd_lib.networks import ablation, arch, counting, pipeline, surgery, vae
+from nanosd_lib.networks import ablation, arch, counting, pipeline, surgery, vae, work
 from nanosd_lib.networks.arch import NANOSD
 from nanosd_lib.networks.pipeline import Sampling
 from nanosd_lib.quality import autoencoders, checks, codesign, following, prior, sensitivity, tafid
-from nanosd_lib.recipes import restoring, work
+from nanosd_lib.recipes import restoring
 from nanosd_lib.restoration import osediff
 from nanosd_lib.restoration import pairs as osediff_pairs
 from nanosd_lib.runs import profiles

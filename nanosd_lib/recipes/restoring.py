@@ -13,12 +13,12 @@ import pandas as pd
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from torch import Tensor
 
-from nanosd_lib.networks import pipeline
+from nanosd_lib.networks import pipeline, work
 from nanosd_lib.networks.arch import BASE, NANOSD
 from nanosd_lib.networks.arch import taught as taught_codes
 from nanosd_lib.networks.vae import Autoencoder
 from nanosd_lib.quality import uncertainty
-from nanosd_lib.recipes import members, shared, slimming, surrogates, trained, work
+from nanosd_lib.recipes import members, shared, slimming, surrogates, trained
 from nanosd_lib.recipes.surrogates import Taught
 from nanosd_lib.recipes.trained import Kind, Member, Plain, Settings, Trained
 from nanosd_lib.restoration import one_step, osediff, pairs, s3diff, scratch
@@ -241,7 +241,8 @@ def equal_steps(run: Run, pipe: StableDiffusionPipeline) -> int:
     """Steps of a network of N2's size from nothing that cost as many multiply-adds as N2's share of
     FwKD (its own surrogates, and as much of the teacher's pass), its alignment and its adapter.
     """
-    p, w = run.profile, work.count(pipe)
+    p, of = run.profile, [run.teacher_key]
+    w = work.Work(**run.cached("work", work.counted, {}, of, quiet=True, pipe=pipe)["work"])
     f, g, r = p.fwkd, p.family, p.restoration
     own = [s for s, c in NANOSD["N2"].stages.items() if c != BASE[s]]
     share = len(own) / len(taught_codes())
@@ -275,6 +276,18 @@ def restorer(
         return osediff.restorer(pipe, b.unet(pipe), b.vae_of(pipe), step, None)
     make = SYSTEMS[t.member.what["system"]].restorer
     return make(pipe, b.unet(pipe), b.vae_of(pipe), t.settings.budget["t"], t.tensors)
+
+
+_LAST: dict[tuple, tuple] = {}  # of `again`: a network, and the pipeline that it belongs to
+
+
+def again(pipe: StableDiffusionPipeline, b: Backbone, t: Trained | None, step: int = 0) -> OneStep:
+    """`restorer`, built once where the same is asked for one family after the other."""
+    key = (id(pipe), *sorted(b.of.values()), t.key if t else None, step)
+    if key not in _LAST:
+        _LAST.clear()
+        _LAST[key] = (pipe, restorer(pipe, b, t, step))
+    return _LAST[key][1]
 
 
 def system(

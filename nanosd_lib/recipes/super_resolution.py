@@ -102,7 +102,7 @@ def judged(run: Run, pipe, case: Case, family: str = restoring.TRAINED_ON) -> li
     for t in seeds or (None,):
         restore, parts = None, []
         if b is not None:
-            restore = Later(functools.partial(restoring.restorer, pipe, b, t, case.t or 0))
+            restore = Later(functools.partial(restoring.again, pipe, b, t, case.t or 0))
             parts = [*b.of.values(), *([t.key] if t else [])]
         name = f"restored-{family}"
         seen = drawn.known(run, name, sampled["how"], r.heldout, parts, judge=r.judge)

@@ -4,7 +4,7 @@ are made of.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline
@@ -33,6 +33,11 @@ class Work:
     def images(self, n: float, steps: int, unet: float | None = None) -> float:
         """n images with classifier-free guidance: two passes a step, one decoding."""
         return n * (2 * steps * (self.unet if unet is None else unet) + self.decode)
+
+
+def counted(pipe: StableDiffusionPipeline) -> dict:
+    """`count`, as a run keeps it."""
+    return {"work": asdict(count(pipe))}
 
 
 @precision.single()
