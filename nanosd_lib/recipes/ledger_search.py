@@ -46,7 +46,7 @@ def search(
         )  # fmt: skip
     second = volume[volume.direction == "params"].reset_index(drop=True)
     enough = second.index[second.EHVI >= 0.98 * second.EHVI.iloc[-1]][0]
-    share = enough / (b.initial + b.evaluations)
+    share = enough / b.evaluations
     run.record("search-agile", share, "evaluations beyond the shared start, one seed", seeds=1)
 
 

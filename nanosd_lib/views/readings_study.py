@@ -282,7 +282,7 @@ def front(own: pd.DataFrame, trials: pd.DataFrame, family: pd.DataFrame) -> str:
     least = [f"{digits(x.min())} among {len(x)} {k}" for k, x in some.items() if len(x)]
     return (
         f"{picked} of the {len(own)} networks on the front were picked by EHVI, the rest are of the"
-        f" first design. Of the {len(family)} networks of the paper's table"
+        f" first design. In latency and tAFID, of the {len(family)} networks of the paper's table"
         + (f" {listed(free)} lie behind none" if free else " each lies behind one")
         + f" that this search judged. The smallest tAFID is {listed(least)}."
     )
