@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import pandas as pd
-import yaml
 from pydantic import Field, FiniteFloat, ValidationError, field_validator, model_validator
 
 from nanosd_lib import rules
@@ -165,7 +164,7 @@ def claims(path: Path = DATA / "claims.yaml") -> list[Claim]:
 
 @cache  # a third of a second: a study asks for them at every page
 def _claims(text: str, name: str) -> tuple[Claim, ...]:
-    found = [_claim(raw, name, i) for i, raw in enumerate(yaml.load(text, LOADER))]
+    found = [_claim(raw, name, i) for i, raw in enumerate(LOADER(text).get_single_data())]
     ids = [claim.id for claim in found]
     if twice := sorted({i for i in ids if ids.count(i) > 1}):
         raise ValueError(f"{name}: claim '{twice[0]}': field 'id': used more than once")
